@@ -1,0 +1,208 @@
+"""Which storage format each Linear of a checkpoint has: compressed-tensors' ``config_groups``.
+
+Follows compressed-tensors ``utils/match.py`` and ``quantization/quant_config.py``: a module is
+quantised by the first group one of whose targets matches, exact names before regular
+expressions before class names, unless an ``ignore`` entry matches it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from laguna_ref.errors import ConfigError
+
+SUPPORTED_BITS = (4, 8)
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How a weight is stored: ``dense``, or one of compressed-tensors' formats."""
+
+    kind: str
+    bits: int | None = None
+    group_size: int | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "pack-quantized":
+            return f"INT{self.bits} g{self.group_size}"
+        return {"float-quantized": "FP8 block", "nvfp4-pack-quantized": "NVFP4"}.get(
+            self.kind, self.kind
+        )
+
+
+DENSE = WeightFormat("dense")
+
+
+@dataclass(frozen=True)
+class QuantizationGroup:
+    """One entry of ``quantization_config.config_groups``."""
+
+    name: str
+    targets: tuple[str, ...]
+    format: WeightFormat
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """``quantization_config`` of config.json, or its absence (no groups, no FP8 cache)."""
+
+    groups: tuple[QuantizationGroup, ...] = ()
+    ignore: tuple[str, ...] = ()
+    kv_cache_fp8: bool = False
+    unused: tuple[tuple[str, str], ...] = ()
+
+    def format_of(self, module: str) -> WeightFormat:
+        """The format of the Linear called ``module`` in the checkpoint.
+
+        >>> QuantizationConfig().format_of("lm_head").kind
+        'dense'
+        """
+        if any(_matches(module, pattern) for pattern in self.ignore):
+            return DENSE
+        candidates = [
+            (_specificity(target), index)
+            for index, group in enumerate(self.groups)
+            for target in group.targets
+            if _matches(module, target)
+        ]
+        return self.groups[min(candidates)[1]].format if candidates else DENSE
+
+
+def parse_quantization(raw: Any, source: str) -> QuantizationConfig:
+    """Reads ``quantization_config``; raises ConfigError for anything it cannot honour."""
+    if raw is None:
+        return QuantizationConfig()
+    if not isinstance(raw, dict):
+        raise ConfigError("must be an object", file=source, key="quantization_config", found=raw)
+    key = "quantization_config"
+    unknown = sorted(set(raw) - _KNOWN)
+    if unknown:
+        raise ConfigError(
+            "unknown key", file=source, key=f"{key}.{unknown[0]}", found=raw[unknown[0]]
+        )
+    if raw.get("quant_method", "compressed-tensors") != "compressed-tensors":
+        raise ConfigError(
+            "unsupported quantisation method",
+            file=source,
+            key=f"{key}.quant_method",
+            expected="compressed-tensors",
+            found=raw["quant_method"],
+        )
+    if raw.get("sparsity_config"):
+        raise ConfigError(
+            "sparse weights are not supported", file=source, key=f"{key}.sparsity_config"
+        )
+    groups = raw.get("config_groups") or {}
+    if not isinstance(groups, dict):
+        raise ConfigError("must be an object", file=source, key=f"{key}.config_groups")
+    return QuantizationConfig(
+        groups=tuple(_parse_group(name, group, raw, source) for name, group in groups.items()),
+        ignore=_patterns(raw.get("ignore") or [], source, f"{key}.ignore"),
+        kv_cache_fp8=_parse_kv_cache_scheme(raw.get("kv_cache_scheme"), source),
+        unused=tuple((f"{key}.{k}", why) for k, why in _UNUSED.items() if raw.get(k) is not None),
+    )
+
+
+_UNUSED = {
+    "quantization_status": "the tensors show whether the weights are compressed",
+    "transform_config": "offline rotations are already in the stored weights",
+    "global_compression_ratio": "a statistic",
+    "version": "of the tool that wrote the checkpoint",
+    "sparsity_config": "empty: no sparse weights",
+}
+_KNOWN = {"config_groups", "ignore", "kv_cache_scheme", "format", "quant_method", *_UNUSED}
+
+
+def _parse_group(name: str, raw: Any, whole: dict[str, Any], source: str) -> QuantizationGroup:
+    key = f"quantization_config.config_groups.{name}"
+    if not isinstance(raw, dict) or not isinstance(raw.get("weights"), dict):
+        raise ConfigError("must be an object with weights", file=source, key=key, found=raw)
+    weights = raw["weights"]
+    kind = raw.get("format") or whole.get("format")
+    if kind == "pack-quantized":
+        bits, group = weights.get("num_bits"), weights.get("group_size")
+        if weights.get("type", "int") != "int" or bits not in SUPPORTED_BITS:
+            raise ConfigError(
+                "unsupported packed weights",
+                file=source,
+                key=f"{key}.weights",
+                expected="type int, num_bits 4 or 8",
+                found=f"type {weights.get('type')}, num_bits {bits}",
+            )
+        if weights.get("strategy") != "group" or not isinstance(group, int) or group < 1:
+            raise ConfigError(
+                "unsupported strategy",
+                file=source,
+                key=f"{key}.weights",
+                expected="strategy group with a positive group_size",
+                found=f"strategy {weights.get('strategy')}, group_size {group}",
+            )
+        if weights.get("symmetric") is not True or weights.get("actorder"):
+            raise ConfigError(
+                "unsupported quantisation",
+                file=source,
+                key=f"{key}.weights",
+                expected="symmetric true, actorder null",
+                found=f"symmetric {weights.get('symmetric')}, actorder {weights.get('actorder')}",
+            )
+        if raw.get("input_activations") or raw.get("output_activations"):
+            raise ConfigError("quantised activations are not supported", file=source, key=key)
+        weight_format = WeightFormat(kind, bits, group)
+    elif kind in ("float-quantized", "nvfp4-pack-quantized"):
+        # Known by name, so that a config can be inspected; opening such weights is refused.
+        weight_format = WeightFormat(kind, weights.get("num_bits"), weights.get("group_size"))
+    else:
+        raise ConfigError("unknown weight format", file=source, key=f"{key}.format", found=kind)
+    return QuantizationGroup(
+        name, _patterns(raw.get("targets") or [], source, f"{key}.targets"), weight_format
+    )
+
+
+def _patterns(raw: Any, source: str, key: str) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(item, str) for item in raw):
+        raise ConfigError("must be a list of strings", file=source, key=key, found=raw)
+    for item in raw:
+        if item.startswith("re:"):
+            try:
+                re.compile(item[3:])
+            except (re.error, OverflowError, RecursionError) as problem:
+                raise ConfigError(f"bad pattern ({problem})", file=source, key=key) from problem
+    return tuple(raw)
+
+
+def _parse_kv_cache_scheme(raw: Any, source: str) -> bool:
+    if raw is None:
+        return False
+    if not isinstance(raw, dict):
+        raise ConfigError("must be an object", file=source, key="kv_cache_scheme", found=raw)
+    expected = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True}
+    found = {name: raw.get(name, value) for name, value in expected.items()}
+    if found != expected or raw.get("dynamic"):
+        raise ConfigError(
+            "unsupported cache quantisation",
+            file=source,
+            key="quantization_config.kv_cache_scheme",
+            expected=f"{expected}, not dynamic",
+            found=found | {"dynamic": raw.get("dynamic")},
+        )
+    return True
+
+
+def _matches(module: str, target: str) -> bool:
+    if target.startswith("re:"):
+        return re.match(target[3:], module) is not None
+    return target in (module, "Linear") and (target != "Linear" or _is_linear(module))
+
+
+def _is_linear(module: str) -> bool:
+    """Whether the released implementation has an nn.Linear of this name.
+
+    The embedding is no Linear; the router (``mlp.gate``) is a bare parameter in Transformers.
+    """
+    return not module.endswith(("embed_tokens", "norm", "layernorm", "mlp.gate"))
+
+
+def _specificity(target: str) -> int:
+    return 1 if target.startswith("re:") else 2 if target == "Linear" else 0
