@@ -1,0 +1,224 @@
+"""The key/value cache: all tokens on full layers, a ring of ``window`` on sliding ones.
+
+Keys are stored after RoPE, values as projected; both in the numerics' own type or as FP8 codes
+with one scale per layer. FP8 is part of what the model computes, not an approximation of it:
+the current token's own key and value are read back through the cache's type too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from laguna_ref.config import LagunaConfig
+from laguna_ref.errors import CacheError
+from laguna_ref.numerics import Array, Numerics
+from laguna_ref.ops.fp8 import fp8_decode, fp8_encode
+
+
+@dataclass(frozen=True)
+class KVFormat:
+    """How one layer's keys and values are stored."""
+
+    fp8: bool
+    k_scale: np.float32
+    v_scale: np.float32
+
+
+@dataclass(frozen=True)
+class KVSlice:
+    """Consecutive cached tokens of one layer, as stored, oldest first."""
+
+    keys: Array
+    """[S, G, C]: uint8 codes, or floats."""
+    values: Array
+    """[S, G, C]"""
+    first: int
+    """Place in the sequence of row 0."""
+    format: KVFormat
+
+    def decode(self, start: int, stop: int, g: int, numerics: Numerics) -> tuple[Array, Array]:
+        """Keys and values of rows ``start:stop`` of key/value head ``g``, each [S', C]."""
+        keys, values = self.keys[start:stop, g], self.values[start:stop, g]
+        return decode(keys, values, self.format, numerics)
+
+
+def decode(keys: Array, values: Array, stored: KVFormat, numerics: Numerics) -> tuple[Array, Array]:
+    """Stored keys and values in the numerics' type."""
+    if stored.fp8:
+        return (
+            fp8_decode(keys, stored.k_scale, numerics),
+            fp8_decode(values, stored.v_scale, numerics),
+        )
+    return numerics.cast(keys), numerics.cast(values)
+
+
+class LayerCache:
+    """One layer's cached keys and values; ``window`` None keeps all, else the last ``window``."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        window: int | None,
+        stored: KVFormat,
+        numerics: Numerics,
+    ) -> None:
+        self.name = name
+        self.window = window
+        self.format = stored
+        self.shape = shape
+        self.dtype = np.dtype(np.uint8) if stored.fp8 else numerics.cache_dtype
+        self.length = 0
+        self._keys = np.empty((window or 0, *shape), dtype=self.dtype)
+        self._values = np.empty((window or 0, *shape), dtype=self.dtype)
+        self._pending = (self._keys[:0], self._values[:0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for keys and values."""
+        return self._keys.nbytes + self._values.nbytes
+
+    def append(self, keys: Array, values: Array) -> KVSlice:
+        """Takes in a chunk [T, G, C]; returns what its queries may look at, itself included.
+
+        The chunk counts as cached only after ``commit``. On a sliding layer nothing is
+        overwritten before that: a chunk meets what the ring still holds, its own first queries
+        need those keys, and a forward pass that fails half way leaves the ring as it was.
+        """
+        keys, values = self._encode(keys, "k_cached"), self._encode(values, "v_cached")
+        self._pending = (keys, values)
+        if self.window is None:
+            return self._behind_all(keys, values)
+        return self._behind_ring(keys, values, self.window)
+
+    def commit(self) -> None:
+        """Makes the chunk of the last ``append`` part of the cache."""
+        keys, values = self._pending
+        end = self.length + len(keys)
+        if self.window is not None:
+            kept = min(len(keys), self.window)
+            slots = np.arange(end - kept, end) % self.window
+            self._keys[slots] = keys[len(keys) - kept :]
+            self._values[slots] = values[len(keys) - kept :]
+        self.length = end
+        self._pending = (keys[:0], values[:0])
+
+    def require_truncatable(self, length: int) -> None:
+        """Raises CacheError if a token at ``length`` would need keys already overwritten."""
+        if self.window is None:
+            return
+        needed = max(0, length - self.window + 1)
+        kept = max(0, self.length - self.window)
+        if needed < min(kept, length):
+            raise CacheError(
+                f"cannot truncate to {length} tokens: the ring has overwritten keys it needs",
+                tensor=self.name,
+                expected=f"keys from token {needed} on",
+                found=f"keys from token {kept} on",
+            )
+
+    def _encode(self, x: Array, point: str) -> Array:
+        if not self.format.fp8:
+            return x.astype(self.dtype)
+        scale = self.format.k_scale if point == "k_cached" else self.format.v_scale
+        return fp8_encode(x, scale, f"{self.name}.{point}")
+
+    def _behind_all(self, keys: Array, values: Array) -> KVSlice:
+        end = self.length + len(keys)
+        if end > len(self._keys):
+            capacity = max(end, 2 * len(self._keys))
+            self._keys = _grown(self._keys, self.length, capacity)
+            self._values = _grown(self._values, self.length, capacity)
+        self._keys[self.length : end] = keys
+        self._values[self.length : end] = values
+        return KVSlice(self._keys[:end], self._values[:end], 0, self.format)
+
+    def _behind_ring(self, keys: Array, values: Array, window: int) -> KVSlice:
+        first = max(0, self.length - window + 1)
+        old = np.arange(first, self.length) % window
+        return KVSlice(
+            np.concatenate([self._keys[old], keys]),
+            np.concatenate([self._values[old], values]),
+            first,
+            self.format,
+        )
+
+
+class KVCache:
+    """The caches of all layers of one sequence."""
+
+    def __init__(
+        self, config: LagunaConfig, formats: Sequence[KVFormat], numerics: Numerics
+    ) -> None:
+        shape = (config.num_key_value_heads, config.head_dim)
+        self.layers = tuple(
+            LayerCache(f"model.layers.{s.index}.self_attn", shape, s.window, stored, numerics)
+            for s, stored in zip(config.layers, formats, strict=True)
+        )
+
+    @property
+    def length(self) -> int:
+        """Tokens cached so far."""
+        return self.layers[0].length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for keys and values."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def commit(self) -> None:
+        """Makes the chunk that every layer took in last part of the cache."""
+        for layer in self.layers:
+            layer.commit()
+
+    def copy(self) -> KVCache:
+        """An independent cache with the same contents."""
+        return copy.deepcopy(self)
+
+    def truncate(self, length: int) -> None:
+        """Forgets all tokens from ``length`` on.
+
+        Raises CacheError, and changes nothing, if ``length`` is not within the cache or if a
+        sliding layer has overwritten keys that the next token would need.
+        """
+        if not 0 <= length <= self.length:
+            raise CacheError("cannot truncate", expected=f"0 to {self.length} tokens", found=length)
+        for layer in self.layers:
+            layer.require_truncatable(length)
+        for layer in self.layers:
+            layer.length = length
+
+    def require_same_layout(self, other: KVCache) -> None:
+        """Raises CacheError unless ``other`` stores the same layers in the same way."""
+        mine, theirs = (
+            [(x.name, x.window, x.format, x.dtype, x.shape) for x in cache.layers]
+            for cache in (self, other)
+        )
+        if mine != theirs:
+            at = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), 0)
+            raise CacheError(
+                "the cache is another model's",
+                expected=mine[at : at + 1],
+                found=theirs[at : at + 1],
+            )
+
+
+def cache_bytes(config: LagunaConfig, tokens: int, fp8_layers: Sequence[bool]) -> dict[str, int]:
+    """Bytes of keys and values per kind of attention after ``tokens`` tokens, bfloat16 or FP8."""
+    result = dict.fromkeys((layer.attention for layer in config.layers), 0)
+    for layer, fp8 in zip(config.layers, fp8_layers, strict=True):
+        held = tokens if layer.window is None else min(tokens, layer.window)
+        result[layer.attention] += (
+            2 * held * layer.num_kv_heads * layer.head_dim * (1 if fp8 else 2)
+        )
+    return result
+
+
+def _grown(array: Array, used: int, capacity: int) -> Array:
+    grown = np.empty((capacity, *array.shape[1:]), dtype=array.dtype)
+    grown[:used] = array[:used]
+    return grown

@@ -1,0 +1,1 @@
+"""One plain NumPy operation a file: the truth that every faster body is held against."""

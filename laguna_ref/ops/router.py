@@ -1,0 +1,67 @@
+"""The top-k router: which experts a token goes to, and with which weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from laguna_ref.checkpoint.formats import Weight
+from laguna_ref.numerics import Array, Numerics
+from laguna_ref.ops.activations import sigmoid, softmax, softplus
+from laguna_ref.ops.linear import linear
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """The config's say in routing."""
+
+    top_k: int
+    """num_experts_per_tok."""
+    score_func: str
+    """moe_router_score_func: sigmoid, softmax or sqrtsoftplus."""
+    logit_softcapping: float
+    """moe_router_logit_softcapping; 0 for none."""
+    norm_topk_prob: bool
+
+
+def route(
+    x: Array, weight: Weight, bias: Array, spec: RouterSpec, numerics: Numerics
+) -> tuple[Array, Array, Array]:
+    """Router logits, the experts chosen, and their weights.
+
+    ``logits = x weight^T``, soft-capped if the config says so; ``scores = sigmoid(logits)``;
+    the K experts with the greatest ``scores + bias`` are chosen, in descending order, ties to
+    the lower index; their weights are ``scores`` (without the bias) divided by their sum.
+
+    Shapes: x [T, D], weight [E, D], bias [E] -> logits [T, E], ids int64 [T, K], weights
+    [T, K].
+    Dtypes: all in the numerics' type; under bfloat16 numerics the product is rounded before
+    the sigmoid sees it, as released.
+    Rounds at: linear, router.bias, router.weights.
+    Follows: Transformers ``LagunaTopKRouter``; the bias is DeepSeek-V3's
+    (arXiv 2412.19437, section 2.1.2).
+    Easy to get wrong: softmax in place of sigmoid, the bias left in the weights, no
+    renormalisation.
+    """
+    logits = _soft_cap(linear(x, weight, numerics), spec.logit_softcapping)
+    scores = _scores(logits, spec.score_func)
+    selection = scores + numerics.round_at("router.bias", numerics.cast(bias))
+    ids = np.argsort(-selection, axis=-1, kind="stable")[:, : spec.top_k]
+    weights = np.take_along_axis(scores, ids, axis=-1)
+    if spec.norm_topk_prob:
+        weights = weights / np.sum(weights, axis=-1, keepdims=True)
+    return logits, ids, numerics.round_at("router.weights", weights)
+
+
+def _soft_cap(logits: Array, cap: float) -> Array:
+    """``cap * tanh(logits / cap)``; unchanged for a cap of zero."""
+    return logits if cap == 0 else np.tanh(logits / logits.dtype.type(cap)) * logits.dtype.type(cap)
+
+
+def _scores(logits: Array, score_func: str) -> Array:
+    if score_func == "sigmoid":
+        return sigmoid(logits)
+    if score_func == "softmax":
+        return softmax(logits)
+    return np.sqrt(softplus(logits))
