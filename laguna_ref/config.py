@@ -155,12 +155,14 @@ def _parse(raw: dict[str, Any], source: str, ignore_keys: tuple[str, ...]) -> La
     )
     sliding = "sliding_attention" in kinds
     sparse, dense = "sparse" in mlps, "dense" in mlps
-    window = keys.positive_int("sliding_window") if sliding else None
-    intermediate = keys.positive_int("intermediate_size") if dense else 0
-    num_experts = keys.positive_int("num_experts") if sparse else 0
-    top_k = keys.positive_int("num_experts_per_tok") if sparse else 0
-    moe_intermediate = keys.positive_int("moe_intermediate_size") if sparse else 0
-    shared_intermediate = keys.positive_int("shared_expert_intermediate_size") if sparse else 0
+    window = keys.size_if(sliding, "sliding_window", "no layer is sliding") or None
+    intermediate = keys.size_if(dense, "intermediate_size", "no layer is dense")
+    num_experts = keys.size_if(sparse, "num_experts", "no layer is sparse")
+    top_k = keys.size_if(sparse, "num_experts_per_tok", "no layer is sparse")
+    moe_intermediate = keys.size_if(sparse, "moe_intermediate_size", "no layer is sparse")
+    shared_intermediate = keys.size_if(
+        sparse, "shared_expert_intermediate_size", "no layer is sparse"
+    )
     if top_k > num_experts:
         raise keys.error("num_experts_per_tok", "chooses more experts than there are", num_experts)
     rope = _rope(keys, head_dim, dict.fromkeys(kinds))
@@ -338,6 +340,11 @@ def _rope(keys: ConfigReader, head_dim: int, kinds: Iterable[str]) -> dict[str, 
     nested = any(isinstance(rope.get(kind), dict) for kind in ATTENTION_KINDS)
     shared: dict[str, Any] = {}
     if nested:
+        if swa is not None and swa != rope.get("sliding_attention"):
+            raise keys.error(
+                "swa_rope_parameters", f"contradicts {name}", rope.get("sliding_attention"), swa
+            )
+        keys.note_unused("swa_rope_parameters", f"{name}.sliding_attention decides")
         strays = {key: value for key, value in rope.items() if key not in ATTENTION_KINDS}
         for key, value in strays.items():
             if key == "truncate":
@@ -346,12 +353,11 @@ def _rope(keys: ConfigReader, head_dim: int, kinds: Iterable[str]) -> dict[str, 
                 keys.unused.append((f"{name}.{key}", "stray scalar beside the objects per kind"))
             else:
                 raise keys.error(f"{name}.{key}", "unknown key", None, value)
-    partial, theta = keys.get("partial_rotary_factor"), keys.get("rope_theta")
-    if partial is not None:
-        shared["partial_rotary_factor"] = partial
-    if theta is not None:
-        shared["rope_theta"] = theta
-    result = {}
+    for key in ("partial_rotary_factor", "rope_theta"):
+        if keys.get(key) is not None:
+            shared[key] = keys.get(key)
+    result: dict[str, RopeSpec] = {}
+    missing: set[str] = set()
     for kind in kinds:
         if nested:
             raw, key = rope.get(kind), f"{name}.{kind}"
@@ -363,5 +369,8 @@ def _rope(keys: ConfigReader, head_dim: int, kinds: Iterable[str]) -> dict[str, 
             raw, key = rope, name
         if raw.get("rope_type", raw.get("type")) is None:
             raw = {**raw, "rope_type": "default"}
+        missing.update(set(shared) - set(raw))
         result[kind] = parse_rope({**shared, **raw}, head_dim, keys.source, key)
+    for key in set(shared) - missing - {"truncate"}:
+        keys.note_unused(key, "the parameters of each kind of attention have their own")
     return result

@@ -111,6 +111,13 @@ class ConfigReader:
             )
         return value
 
+    def size_if(self, needed: bool, key: str, why_not: str) -> int:
+        """A positive integer that only some configs need; 0 where this one does not."""
+        if needed:
+            return self.positive_int(key)
+        self.note_unused(key, why_not)
+        return 0
+
     def number(
         self,
         key: str,
