@@ -6,27 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from laguna_ref.config import LagunaConfig
-from laguna_ref.errors import CacheError, InputError, NonFiniteError
-from laguna_ref.kv_cache import KVCache
+from laguna_ref.errors import InputError, NonFiniteError
 from laguna_ref.numerics import Array
-
-
-def same_layout(cache: KVCache, empty: KVCache) -> KVCache:
-    """``cache``, if it stores what the model's own empty cache would; raises CacheError."""
-    if not isinstance(cache, KVCache):
-        raise CacheError("not a cache", expected="KVCache", found=type(cache).__name__)
-    empty.require_same_layout(cache)
-    return cache
 
 
 def tokens(tokens: ArrayLike, config: LagunaConfig, cached: int) -> Array:
     """Token ids as int64 [T]; raises InputError for what the model has no place for."""
-    array = np.asarray(tokens)
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        raise InputError(
-            "tokens must be a non-empty list of integers",
-            found=f"shape {array.shape} of {array.dtype}",
-        )
+    array = _integers(tokens, "tokens")
+    if array.size == 0:
+        raise InputError("tokens must not be empty")
     bad = np.flatnonzero((array < 0) | (array >= config.vocab_size))
     if bad.size:
         raise InputError(
@@ -48,13 +36,9 @@ def positions(positions: ArrayLike | None, config: LagunaConfig, start: int, cou
     """Positions for RoPE as int64 [T], by default from ``start`` on; raises InputError."""
     if positions is None:
         return np.arange(start, start + count, dtype=np.int64)
-    array = np.asarray(positions)
-    if array.shape != (count,) or array.dtype.kind not in "iu":
-        raise InputError(
-            "positions must be one integer a token",
-            expected=f"shape ({count},)",
-            found=f"shape {array.shape} of {array.dtype}",
-        )
+    array = _integers(positions, "positions")
+    if len(array) != count:
+        raise InputError("positions must be one a token", expected=count, found=len(array))
     limit = config.max_position_embeddings
     if array.min() < 0 or array.max() >= limit:
         raise InputError(
@@ -65,12 +49,25 @@ def positions(positions: ArrayLike | None, config: LagunaConfig, start: int, cou
     return array.astype(np.int64)
 
 
+def _integers(values: ArrayLike, what: str) -> Array:
+    try:
+        array = np.asarray(values)
+    except ValueError as problem:
+        raise InputError(f"{what} must be a flat list of integers", found=values) from problem
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InputError(
+            f"{what} must be a flat list of integers",
+            found=f"shape {array.shape} of {array.dtype}",
+        )
+    return array
+
+
 def finite(x: Array, at: str) -> None:
     """Raises NonFiniteError naming the trace point, token and channel of a NaN or infinity."""
     if not np.isfinite(x).all():
-        token, channel = (int(i) for i in np.argwhere(~np.isfinite(x))[0])
+        token, *rest = (int(i) for i in np.argwhere(~np.isfinite(x))[0])
         raise NonFiniteError(
-            f"token {token}, channel {channel} is not finite",
+            f"token {token}, channel {', '.join(map(str, rest))} is not finite",
             tensor=at,
-            found=str(x[token, channel]),
+            found=str(x[token, *rest]),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from laguna_ref.errors import ConfigError, UnknownConfigKeyError
@@ -124,7 +123,7 @@ class ConfigReader:
         default: float | None = None,
         origin: str = "",
         *,
-        minimum: float = -math.inf,
+        minimum: float = -1e38,
     ) -> float:
         """A finite number."""
         value = self.get(key)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from laguna_ref import checks
 from laguna_ref.errors import InputError
 from laguna_ref.generation_config import GenerationConfig
 from laguna_ref.model import Laguna
@@ -43,12 +45,21 @@ def generate(
         defaults.sampling.top_p if top_p is None else top_p,
     )
     limit = defaults.max_tokens if max_tokens is None else max_tokens
-    if limit < 0:
-        raise InputError("max_tokens must be 0 or more", found=limit)
+    if not is_count(limit):
+        raise InputError("max_tokens must be an integer, 0 or more", found=limit)
+    if seed is not None and not is_count(seed):
+        raise InputError("seed must be an integer, 0 or more", found=seed)
     stops = frozenset(defaults.stop_ids if stop_ids is None else stop_ids)
-    prompt = np.asarray(prompt_tokens)
+    prompt = checks.tokens(prompt_tokens, model.config, 0)
     # A generator's body runs at the first `next`; the checks above must not wait for it.
-    return _generate(model, prompt, limit, sampling, stops, seed, on_prefill)
+    return _generate(
+        model, prompt, int(limit), sampling, stops, np.random.default_rng(seed), on_prefill
+    )
+
+
+def is_count(value: object) -> bool:
+    """Whether ``value`` is an integer, 0 or more; NumPy's integers are too."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 def _generate(
@@ -57,12 +68,11 @@ def _generate(
     limit: int,
     sampling: Sampling,
     stops: frozenset[int],
-    seed: int | None,
+    generator: np.random.Generator,
     on_prefill: Callable[[int, int], None] | None,
 ) -> Iterator[int]:
-    generator = np.random.default_rng(seed)
     cache = model.new_cache()
-    for start in range(0, max(1, len(prompt)), PREFILL_CHUNK):
+    for start in range(0, len(prompt), PREFILL_CHUNK):
         chunk = prompt[start : start + PREFILL_CHUNK]
         logits = model(chunk, cache=cache, last_only=True)
         if on_prefill is not None:

@@ -28,11 +28,14 @@ class GenerationConfig:
         """
         raw = checkpoint.generation_config or {}
         file = checkpoint.path / "generation_config.json"
-        stops = raw.get("eos_token_id", list(checkpoint.config.eos_token_id))
+        stops = raw.get("eos_token_id")
+        if stops is None:
+            stops = list(checkpoint.config.eos_token_id)
         stops = stops if isinstance(stops, list) else [stops]
         if any(type(token) is not int for token in stops):
             raise ConfigError("must be token ids", file=file, key="eos_token_id", found=stops)
         try:
+            max_tokens = int(_number(raw, "max_new_tokens", DEFAULT_MAX_TOKENS))
             # `do_sample: false` means greedy, whatever temperature stands beside it.
             if raw.get("do_sample", False):
                 sampling = Sampling(
@@ -44,7 +47,6 @@ class GenerationConfig:
                 sampling = Sampling()
         except InputError as problem:
             raise ConfigError(problem.message, file=file, found=problem.found) from problem
-        max_tokens = int(_number(raw, "max_new_tokens", DEFAULT_MAX_TOKENS))
         return cls(sampling, max_tokens, tuple(stops))
 
 
@@ -52,6 +54,6 @@ def _number(raw: dict[str, Any], key: str, default: float) -> float:
     value = raw.get(key)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{key} must be a number", found=value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e9:
+        raise InputError(f"{key} must be a number from 0 to 1e9", found=value)
     return float(value)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from laguna_ref import checks
 from laguna_ref.config import LagunaConfig
 from laguna_ref.errors import CacheError
 from laguna_ref.numerics import Array, Numerics
@@ -73,9 +74,10 @@ class LayerCache:
         self.shape = shape
         self.dtype = np.dtype(np.uint8) if stored.fp8 else numerics.cache_dtype
         self.length = 0
+        self._oldest = 0  # the first token a ring still holds; truncating does not bring back more
         self._keys = np.empty((window or 0, *shape), dtype=self.dtype)
         self._values = np.empty((window or 0, *shape), dtype=self.dtype)
-        self._pending = (self._keys[:0], self._values[:0])
+        self._pending: tuple[Array, Array] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -97,6 +99,8 @@ class LayerCache:
 
     def commit(self) -> None:
         """Makes the chunk of the last ``append`` part of the cache."""
+        if self._pending is None:
+            return
         keys, values = self._pending
         end = self.length + len(keys)
         if self.window is not None:
@@ -104,25 +108,33 @@ class LayerCache:
             slots = np.arange(end - kept, end) % self.window
             self._keys[slots] = keys[len(keys) - kept :]
             self._values[slots] = values[len(keys) - kept :]
+            self._oldest = max(self._oldest, end - self.window)
         self.length = end
-        self._pending = (keys[:0], values[:0])
+        self._pending = None
+
+    def truncate(self, length: int) -> None:
+        """Forgets the tokens from ``length`` on, without asking whether that is possible."""
+        self.length = length
+        self._oldest = min(self._oldest, length)
+        self._pending = None
 
     def require_truncatable(self, length: int) -> None:
         """Raises CacheError if a token at ``length`` would need keys already overwritten."""
         if self.window is None:
             return
         needed = max(0, length - self.window + 1)
-        kept = max(0, self.length - self.window)
-        if needed < min(kept, length):
+        if needed < min(self._oldest, length):
             raise CacheError(
                 f"cannot truncate to {length} tokens: the ring has overwritten keys it needs",
                 tensor=self.name,
                 expected=f"keys from token {needed} on",
-                found=f"keys from token {kept} on",
+                found=f"keys from token {self._oldest} on",
             )
 
     def _encode(self, x: Array, point: str) -> Array:
         if not self.format.fp8:
+            # A value that later queries may see must not reach earlier ones as 0 * NaN.
+            checks.finite(x, f"{self.name}.{point}")
             return x.astype(self.dtype)
         scale = self.format.k_scale if point == "k_cached" else self.format.v_scale
         return fp8_encode(x, scale, f"{self.name}.{point}")
@@ -190,10 +202,12 @@ class KVCache:
         for layer in self.layers:
             layer.require_truncatable(length)
         for layer in self.layers:
-            layer.length = length
+            layer.truncate(length)
 
     def require_same_layout(self, other: KVCache) -> None:
         """Raises CacheError unless ``other`` stores the same layers in the same way."""
+        if not isinstance(other, KVCache):
+            raise CacheError("not a cache", expected="KVCache", found=type(other).__name__)
         mine, theirs = (
             [(x.name, x.window, x.format, x.dtype, x.shape) for x in cache.layers]
             for cache in (self, other)

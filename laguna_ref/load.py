@@ -86,13 +86,13 @@ def fp8_cache_layers(
 
 def _layer_indices(config: LagunaConfig, entries: Iterable[int | str]) -> set[int]:
     result: set[int] = set()
-    for entry in [entries] if isinstance(entries, str) else entries:
+    for entry in [entries] if isinstance(entries, int | str) else entries:
         for part in str(entry).split(","):
             part = part.strip()
             match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
             if part == "sliding_window":
                 result |= {layer.index for layer in config.layers if layer.window is not None}
-            elif match and int(match[2] or match[1]) < len(config.layers):
+            elif match and int(match[1]) <= int(match[2] or match[1]) < len(config.layers):
                 result |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
             else:
                 raise InputError(

@@ -90,7 +90,11 @@ class Laguna:
         and NonFiniteError; after an error the cache is as before.
         """
         empty = self.new_cache()
-        cache = empty if cache is None else checks.same_layout(cache, empty)
+        if cache is None:
+            cache = empty
+        empty.require_same_layout(cache)
+        if trace is not None:
+            trace.require_known(self.config)
         tokens = checks.tokens(tokens, self.config, cache.length)
         positions = checks.positions(positions, self.config, cache.length, len(tokens))
         with self.threads.limited():

@@ -123,7 +123,11 @@ def _parse_group(name: str, raw: Any, whole: dict[str, Any], source: str) -> Qua
     kind = raw.get("format") or whole.get("format")
     if kind == "pack-quantized":
         bits, group = weights.get("num_bits"), weights.get("group_size")
-        if weights.get("type", "int") != "int" or bits not in SUPPORTED_BITS:
+        if (
+            weights.get("type", "int") != "int"
+            or type(bits) is not int
+            or bits not in SUPPORTED_BITS
+        ):
             raise ConfigError(
                 "unsupported packed weights",
                 file=source,
@@ -131,7 +135,7 @@ def _parse_group(name: str, raw: Any, whole: dict[str, Any], source: str) -> Qua
                 expected="type int, num_bits 4 or 8",
                 found=f"type {weights.get('type')}, num_bits {bits}",
             )
-        if weights.get("strategy") != "group" or not isinstance(group, int) or group < 1:
+        if weights.get("strategy") != "group" or type(group) is not int or group < 1:
             raise ConfigError(
                 "unsupported strategy",
                 file=source,

@@ -92,7 +92,7 @@ def parse_rope(raw: dict[str, Any], head_dim: int, source: str, key: str) -> Rop
         value = raw.get(name)
         if value is None:
             value = default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e38:
             raise ConfigError(
                 "wrong value",
                 file=source,
@@ -130,6 +130,11 @@ def parse_rope(raw: dict[str, Any], head_dim: int, source: str, key: str) -> Rop
         # Transformers ignores every other key of plain RoPE, attention_factor included.
         return RopeSpec("default", theta, rotary_dim, 1.0, "plain RoPE has none")
     context = number("original_max_position_embeddings")
+    if context < 1:
+        raise ConfigError(
+            "must be at least 1", file=source,
+            key=f"{key}.original_max_position_embeddings", found=context,
+        )  # fmt: skip
     truncate = raw.get("truncate", True)
     if not isinstance(truncate, bool):
         raise ConfigError("must be a boolean", file=source, key=f"{key}.truncate", found=truncate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -20,12 +21,16 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError("temperature must be 0 or more", found=self.temperature)
-        if self.top_k < 0:
-            raise InputError("top_k must be 0 (off) or more", found=self.top_k)
-        if not 0 < self.top_p <= 1:
+        if not _is(Real, self.temperature) or not 0 <= self.temperature < float("inf"):
+            raise InputError("temperature must be 0 (greedy) or more", found=self.temperature)
+        if not _is(Integral, self.top_k) or self.top_k < 0:
+            raise InputError("top_k must be an integer, 0 (off) or more", found=self.top_k)
+        if not _is(Real, self.top_p) or not 0 < self.top_p <= 1:
             raise InputError("top_p must be above 0 and at most 1", found=self.top_p)
+
+
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def probabilities(logits: Array, sampling: Sampling) -> Array:
@@ -40,7 +45,8 @@ def probabilities(logits: Array, sampling: Sampling) -> Array:
         result = np.zeros(len(scores))
         result[int(np.argmax(scores))] = 1.0
         return result
-    scores = scores / sampling.temperature
+    with np.errstate(over="ignore"):  # a tiny temperature leaves one token, not a NaN
+        scores = (scores - scores.max()) / sampling.temperature
     order = np.argsort(-scores, kind="stable")
     if sampling.top_k:
         scores[order[sampling.top_k :]] = -np.inf

@@ -14,8 +14,8 @@ class Threads:
     """A limit that holds only while the model computes; None leaves the process as it is."""
 
     def __init__(self, limit: int | None) -> None:
-        if limit is not None and limit < 1:
-            raise InputError("threads must be 1 or more", found=limit)
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise InputError("threads must be an integer, 1 or more", found=limit)
         self.limit = limit
         # Finding the loaded libraries takes milliseconds: once, not once a token.
         self._pools = None if limit is None else ThreadpoolController()
