@@ -59,7 +59,7 @@ def generate(
 
 def is_count(value: object) -> bool:
     """Whether ``value`` is an integer, 0 or more; NumPy's integers are too."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+    return type(value) is not bool and isinstance(value, Integral) and int(value) >= 0
 
 
 def _generate(
