@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laguna_ref.errors import ConfigError
+from laguna_ref.exact_math import log, power
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class RopeSpec:
         context. Follows Transformers ``modeling_rope_utils.py`` ``_compute_yarn_parameters``.
         """
         pairs = np.arange(self.rotary_dim // 2, dtype=np.float64)
-        plain = self.rope_theta ** (-2.0 * pairs / self.rotary_dim)
+        plain = np.array(
+            [power(self.rope_theta, Fraction(-2 * j, self.rotary_dim)) for j in range(len(pairs))]
+        )
         if self.rope_type == "default":
             return plain
         low, high = self.yarn_ramp()
@@ -65,8 +69,8 @@ class RopeSpec:
         """The (fractional) pair that turns ``rotations`` times over the original context."""
         assert self.original_max_position_embeddings is not None
         context = self.original_max_position_embeddings
-        turns = math.log(context / (rotations * 2 * math.pi))
-        return self.rotary_dim * turns / (2 * math.log(self.rope_theta))
+        turns = log(context / (rotations * 2 * math.pi))
+        return self.rotary_dim * turns / (2 * log(self.rope_theta))
 
 
 _USED = {
@@ -161,7 +165,7 @@ def _attention_factor(raw: dict[str, Any], factor: float, number: Any) -> tuple[
         return number("attention_factor"), "config"
 
     def mscale(scale: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+        return 1.0 if factor <= 1 else 0.1 * scale * log(factor) + 1.0
 
     if raw.get("mscale") and raw.get("mscale_all_dim"):
         ratio = mscale(number("mscale")) / mscale(number("mscale_all_dim"))

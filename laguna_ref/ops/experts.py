@@ -47,7 +47,12 @@ def _block(
         slots[token, place] = numerics.round_at(
             "experts.weighted", output * weights[token, place][:, None]
         )
+    return sum_of_slots(slots, numerics)
+
+
+def sum_of_slots(slots: Array, numerics: Numerics) -> Array:
+    """Expert outputs [T, K, D] added in top-k order, [T, D]. Rounds at: experts.sum."""
     total = slots[:, 0]
-    for slot in range(1, ids.shape[1]):
+    for slot in range(1, slots.shape[1]):
         total = total + slots[:, slot]
     return numerics.round_at("experts.sum", total)

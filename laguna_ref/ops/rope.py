@@ -23,18 +23,23 @@ def rope_tables(spec: RopeSpec, positions: Array, numerics: Numerics) -> tuple[A
     Easy to get wrong: an ``attention_factor`` of 1.0 in the config is a value, not an absence
     (vllm-project/vllm#46280, ml-explore/mlx-lm#1507 derive 1.3466 instead).
     """
-    if numerics.dtype == np.float64:
-        angles = positions[:, None].astype(np.float64) * spec.inv_freq
-        cos, sin = np.cos(angles), np.sin(angles)
-    else:
-        inv_freq = spec.inv_freq.astype(np.float32)
-        angles = (positions[:, None].astype(np.float32) * inv_freq).astype(np.float64)
-        cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    factor = numerics.dtype.type(spec.attention_factor)
-    return (
-        numerics.round_at("rope.table", cos * factor),
-        numerics.round_at("rope.table", sin * factor),
+    angles = rope_angles(spec, positions, numerics)
+    return scaled_table(np.cos(angles), spec, numerics), scaled_table(
+        np.sin(angles), spec, numerics
     )
+
+
+def rope_angles(spec: RopeSpec, positions: Array, numerics: Numerics) -> Array:
+    """Every position's angles in radians, float64 [T, rotary_dim/2]; see ``rope_tables``."""
+    inv_freq = spec.inv_freq.astype(numerics.dtype)
+    angles: Array = positions[:, None].astype(numerics.dtype) * inv_freq
+    return angles.astype(np.float64)
+
+
+def scaled_table(values: Array, spec: RopeSpec, numerics: Numerics) -> Array:
+    """Cosines or sines in the numerics' type, times the attention factor."""
+    factor = numerics.dtype.type(spec.attention_factor)
+    return numerics.round_at("rope.table", numerics.cast(values) * factor)
 
 
 def apply_rope(x: Array, cos: Array, sin: Array, numerics: Numerics) -> Array:

@@ -45,13 +45,24 @@ def route(
     renormalisation.
     """
     logits = _soft_cap(linear(x, weight, numerics), spec.logit_softcapping)
-    scores = _scores(logits, spec.score_func)
+    ids, weights = choose(_scores(logits, spec.score_func), bias, spec, numerics)
+    return logits, ids, weights
+
+
+def choose(scores: Array, bias: Array, spec: RouterSpec, numerics: Numerics) -> tuple[Array, Array]:
+    """The second half of ``route``: from scores [T, E] to ids and weights, both [T, K].
+
+    Weights are added up one after another, so that their sum is the same everywhere.
+    """
     selection = scores + numerics.round_at("router.bias", numerics.cast(bias))
     ids = np.argsort(-selection, axis=-1, kind="stable")[:, : spec.top_k]
     weights = np.take_along_axis(scores, ids, axis=-1)
     if spec.norm_topk_prob:
-        weights = weights / np.sum(weights, axis=-1, keepdims=True)
-    return logits, ids, numerics.round_at("router.weights", weights)
+        total = weights[:, 0]
+        for k in range(1, spec.top_k):
+            total = total + weights[:, k]
+        weights = weights / total[:, None]
+    return ids, numerics.round_at("router.weights", weights)
 
 
 def _soft_cap(logits: Array, cap: float) -> Array:
