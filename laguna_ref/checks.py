@@ -71,3 +71,10 @@ def finite(x: Array, at: str) -> None:
             tensor=at,
             found=str(x[token, *rest]),
         )
+
+
+def threads(limit: int | None) -> int | None:
+    """A limit on threads as given; raises InputError unless it is None or 1 or more."""
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise InputError("threads must be an integer, 1 or more", found=limit)
+    return limit

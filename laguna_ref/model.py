@@ -21,7 +21,6 @@ from laguna_ref.engines import Engine
 from laguna_ref.kv_cache import KVCache, KVFormat, LayerCache, decode
 from laguna_ref.numerics import Array, Numerics
 from laguna_ref.ops.router import RouterSpec
-from laguna_ref.threads import Threads
 from laguna_ref.trace import Recorder
 from laguna_ref.weights import (
     AttentionWeights,
@@ -53,7 +52,7 @@ class Laguna:
         self.config: LagunaConfig = checkpoint.config
         self.engine = engine
         self.numerics = numerics
-        self.threads = Threads(threads)
+        self.threads = checks.threads(threads)
         self.weights = read_weights(checkpoint)
         self.kv_formats = tuple(
             KVFormat(fp8, layer.self_attn.k_scale, layer.self_attn.v_scale)
@@ -97,7 +96,7 @@ class Laguna:
             trace.require_known(self.config)
         tokens = checks.tokens(tokens, self.config, cache.length)
         positions = checks.positions(positions, self.config, cache.length, len(tokens))
-        with self.threads.limited():
+        with self.engine.computing(self.threads):
             logits = self._forward(tokens, positions, cache, last_only, _keep(trace))
         cache.commit()
         return logits

@@ -1,4 +1,5 @@
 """Compiled bodies of the operations in ``laguna_ref/ops``; plain arrays in and out.
 
-No kernel is part of this release: ``laguna_ref.load(engine="numba")`` says so.
+Imports nothing of laguna_ref. ``simd`` is the vector type that makes the same bits on every
+CPU; ``vector_math`` its functions; the other modules are one family of kernels each.
 """

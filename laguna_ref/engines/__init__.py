@@ -7,6 +7,7 @@ are computed, so a fault, or a forced routing, is an engine with one function re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
@@ -24,6 +25,7 @@ ENGINES = ("numpy", "numba")
 class Engine(Protocol):
     """The operations of the forward pass; shapes and formulas stand in ``laguna_ref/ops``."""
 
+    def computing(self, threads: int | None) -> AbstractContextManager[None]: ...
     def embed(self, tokens: Array, weight: Weight, numerics: Numerics) -> Array: ...
     def rms_norm(self, x: Array, weight: Array, eps: float, numerics: Numerics) -> Array: ...
     def linear(self, x: Array, weight: Weight, numerics: Numerics) -> Array: ...
@@ -59,9 +61,9 @@ def engine_by_name(name: str) -> Engine:
 
         return numpy_engine
     if name == "numba":
-        raise InputError(
-            'the numba engine is not part of this release; use engine="numpy" (--engine numpy)'
-        )
+        from laguna_ref.engines import numba_engine
+
+        return numba_engine
     raise InputError("unknown engine", expected=" or ".join(ENGINES), found=name)
 
 

@@ -1,5 +1,6 @@
 """The plain engine: every operation is the NumPy one of ``laguna_ref/ops``."""
 
+from laguna_ref.engines.blas_threads import computing
 from laguna_ref.ops.attention import attention
 from laguna_ref.ops.experts import experts
 from laguna_ref.ops.gate import apply_gate, gate_values
@@ -16,6 +17,7 @@ __all__ = [
     "apply_rope",
     "attention",
     "combine",
+    "computing",
     "embed",
     "experts",
     "gate_values",

@@ -28,13 +28,18 @@ def experts(
     rounded one by one, then one sum in float32), not the eager loop, which rounds after every
     addition and adds in ascending expert order.
     """
-    per_token = ids.shape[1] * x.shape[1] * x.dtype.itemsize
-    step = max(1, MAX_SLOT_BYTES // per_token)
     blocks = [
-        _block(x[i : i + step], ids[i : i + step], weights[i : i + step], expert_weights, numerics)
-        for i in range(0, len(x), step)
+        _block(x[block], ids[block], weights[block], expert_weights, numerics)
+        for block in blocks_of_tokens(ids, x)
     ]
     return np.concatenate(blocks)
+
+
+def blocks_of_tokens(ids: Array, x: Array) -> list[slice]:
+    """Stretches of tokens whose expert outputs [T, K, D] fit the limit."""
+    per_token = ids.shape[1] * x.shape[1] * x.dtype.itemsize
+    step = max(1, MAX_SLOT_BYTES // per_token)
+    return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
 def _block(

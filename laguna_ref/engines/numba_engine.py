@@ -1,0 +1,204 @@
+"""The fast engine: the same operations, in kernels whose sums have one fixed order.
+
+Results are the same bits for any number of threads, any chunking of the prompt and any CPU.
+Every function checks and shapes what it is given before a kernel sees it; kernels themselves
+check nothing. Operations without a sum or a library function (adding, gating, rotating) are the
+NumPy ones: a correctly rounded operation on each element has no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numba
+import numpy as np
+
+from laguna_ref.checkpoint.formats import Weight
+from laguna_ref.engines.kernel_weights import expert_table, kernel_weight
+from laguna_ref.kv_cache import KVSlice
+from laguna_ref.numerics import BF16, Array, Numerics
+from laguna_ref.ops.experts import blocks_of_tokens, sum_of_slots
+from laguna_ref.ops.gate import apply_gate
+from laguna_ref.ops.linear import embed
+from laguna_ref.ops.residual import add, combine
+from laguna_ref.ops.rope import apply_rope, rope_angles, scaled_table
+from laguna_ref.ops.router import RouterSpec, choose
+from laguna_ref.rope_spec import RopeSpec
+from laguna_ref.weights import MLPWeights
+from numba_kernels import angles, float_mode, matrix, rows
+from numba_kernels.attention import attention as attention_kernel
+from numba_kernels.experts import routed_experts
+
+__all__ = [
+    "add",
+    "apply_gate",
+    "apply_rope",
+    "attention",
+    "combine",
+    "computing",
+    "embed",
+    "experts",
+    "gate_values",
+    "linear",
+    "mlp",
+    "rms_norm",
+    "rope_tables",
+    "route",
+]
+
+LANES = 8
+
+
+@contextmanager
+def computing(threads: int | None) -> Iterator[None]:
+    """While it computes, a model has its own number of threads, and denormals are kept."""
+    before = numba.get_num_threads()
+    if threads is not None:
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    mode = float_mode.enter()
+    try:
+        yield
+    finally:
+        float_mode.leave(mode)
+        numba.set_num_threads(before)
+
+
+def linear(x: Array, weight: Weight, numerics: Numerics) -> Array:
+    """``x W^T``: see ``laguna_ref/ops/linear.py``."""
+    w = kernel_weight(weight, numerics)
+    outputs = weight.shape[0]
+    x = _padded(x)
+    out = np.empty((len(x), outputs), dtype=numerics.dtype)
+    if len(x) == 1:
+        matrix.matrix_vector(w, outputs, x.reshape(-1), out.reshape(-1))
+    else:
+        matrix.matrix_matrix(w, outputs, x.reshape(-1), len(x), out.reshape(-1))
+    return numerics.round_at("linear", out)
+
+
+def rms_norm(x: Array, weight: Array, eps: float, numerics: Numerics) -> Array:
+    """``x / sqrt(mean(x^2) + eps) * weight``: see ``laguna_ref/ops/norm.py``."""
+    width = x.shape[-1]
+    stored = _padded(numerics.round_at("weight", numerics.cast(weight))[None])[0]
+    flat = _padded(x.reshape(-1, width))
+    out = np.empty_like(flat)
+    rows.rms_norm(
+        flat.reshape(-1), len(flat), flat.shape[1], width, stored, eps,
+        _on(numerics, "norm.normalised"), _on(numerics, "norm.weighted"), out.reshape(-1),
+    )  # fmt: skip
+    return out[:, :width].reshape(x.shape)
+
+
+def rope_tables(spec: RopeSpec, positions: Array, numerics: Numerics) -> tuple[Array, Array]:
+    """Cosine and sine of every position's angles: see ``laguna_ref/ops/rope.py``."""
+    table = rope_angles(spec, positions, numerics)
+    flat = _padded(table.reshape(1, -1))[0]
+    cosines, sines = np.empty_like(flat), np.empty_like(flat)
+    angles.cosines_and_sines(flat, cosines, sines)
+    cos, sin = (part[: table.size].reshape(table.shape) for part in (cosines, sines))
+    return scaled_table(cos, spec, numerics), scaled_table(sin, spec, numerics)
+
+
+def attention(q: Array, kv: KVSlice, window: int | None, numerics: Numerics) -> Array:
+    """Softmax of scaled dot products, times the values: see ``laguna_ref/ops/attention.py``."""
+    tokens, heads, head_dim = q.shape
+    keys, values = kv.keys, kv.values
+    if head_dim % LANES:
+        q = _padded(q)
+        keys, values = _padded(keys), _padded(values)
+    if keys.dtype == BF16:
+        keys, values = keys.view(np.uint16), values.view(np.uint16)
+    out = np.empty_like(q)
+    points = ("kv_cache.read", "attention.scores", "attention.scaled",
+              "attention.probabilities", "attention.output")  # fmt: skip
+    attention_kernel(
+        np.ascontiguousarray(q).reshape(-1), tokens, heads, keys.reshape(-1), values.reshape(-1),
+        kv.first, kv.first + len(keys) - tokens, window or 0, keys.shape[1], q.shape[2],
+        numerics.dtype.type(head_dim**-0.5), kv.format.k_scale, kv.format.v_scale,
+        tuple(_on(numerics, point) for point in points), out.reshape(-1),
+    )  # fmt: skip
+    return out[..., :head_dim]
+
+
+def gate_values(gate_logits: Array, activation: str, numerics: Numerics) -> Array:
+    """``softplus(g_proj(h))``: see ``laguna_ref/ops/gate.py``."""
+    kernel = rows.softplus if activation == "softplus" else rows.sigmoid
+    return numerics.round_at("gate.activation", _each(kernel, gate_logits))
+
+
+def mlp(x: Array, weights: MLPWeights, numerics: Numerics) -> Array:
+    """``down_proj(silu(gate_proj(x)) * up_proj(x))``: see ``laguna_ref/ops/mlp.py``."""
+    gate = linear(x, weights.gate_proj, numerics)
+    up = linear(x, weights.up_proj, numerics)
+    shape, size = gate.shape, gate.size
+    flat, other = (_padded(part.reshape(1, -1))[0] for part in (gate, up))
+    rows.swiglu(flat, other, False, _on(numerics, "mlp.activation"), _on(numerics, "mlp.product"))
+    return linear(flat[:size].reshape(shape), weights.down_proj, numerics)
+
+
+def route(
+    x: Array, weight: Weight, bias: Array, spec: RouterSpec, numerics: Numerics
+) -> tuple[Array, Array, Array]:
+    """Router logits, the experts chosen, and their weights: see ``laguna_ref/ops/router.py``."""
+    logits = linear(x, weight, numerics)
+    cap = numerics.dtype.type(spec.logit_softcapping)
+    if cap != 0:
+        logits = _each(rows.tanh, logits / cap) * cap
+    ids, weights = choose(_scores(logits, spec.score_func), bias, spec, numerics)
+    return logits, ids, weights
+
+
+def experts(
+    x: Array, ids: Array, weights: Array, expert_weights: Sequence[MLPWeights], numerics: Numerics
+) -> Array:
+    """Sum over a token's experts of weight times output: see ``laguna_ref/ops/experts.py``."""
+    into, back, table = expert_table(expert_weights, np.unique(ids), numerics)
+    hidden, width = x.shape[1], expert_weights[0].down_proj.shape[1]
+    rounds = tuple(
+        _on(numerics, point)
+        for point in ("linear", "mlp.activation", "mlp.product", "experts.weighted")
+    )
+    sums = []
+    for block in blocks_of_tokens(ids, x):
+        slots = np.empty((*ids[block].shape, hidden), dtype=x.dtype)
+        routed_experts(
+            x[block].reshape(-1), len(x[block]), ids[block].reshape(-1),
+            weights[block].reshape(-1), hidden, width, into, back, table, rounds,
+            numba.get_num_threads(), slots.reshape(-1),
+        )  # fmt: skip
+        sums.append(sum_of_slots(slots, numerics))
+    return np.concatenate(sums)
+
+
+def _scores(logits: Array, score_func: str) -> Array:
+    if score_func == "sigmoid":
+        return _each(rows.sigmoid, logits)
+    if score_func == "sqrtsoftplus":
+        return np.sqrt(_each(rows.softplus, logits))
+    e = _padded(_each(rows.exp, logits - logits.max(axis=-1, keepdims=True)))
+    sums = np.empty(len(e), dtype=e.dtype)
+    rows.row_sums(e.reshape(-1), len(e), e.shape[1], sums)
+    scores: Array = e[:, : logits.shape[1]] / sums[:, None]
+    return scores
+
+
+def _each(kernel: Callable[[Array, Array], None], x: Array) -> Array:
+    """An element-wise kernel over an array of any shape."""
+    flat = _padded(x.reshape(1, -1))[0]
+    out = np.empty_like(flat)
+    kernel(flat, out)
+    result: Array = out[: x.size].reshape(x.shape)
+    return result
+
+
+def _padded(x: Array) -> Array:
+    """Contiguous, the last axis filled up with zeros to a multiple of the lanes."""
+    missing = -x.shape[-1] % LANES
+    if missing:
+        x = np.concatenate([x, np.zeros((*x.shape[:-1], missing), dtype=x.dtype)], axis=-1)
+    return np.ascontiguousarray(x)
+
+
+def _on(numerics: Numerics, point: str) -> bool:
+    return point in numerics.rounds

@@ -1,0 +1,182 @@
+"""Weights as kernels see them: addresses in a memory map, and how eight of them become numbers.
+
+Each format is a named tuple of plain integers, so that a table of them can be built inside a
+kernel. ``weights8(w, row, column, like)`` gives eight consecutive weights of a row as a vector
+of the type of the array ``like``; the formats whose name ends in ``Rounded`` round each weight
+to bfloat16 first, as the released loaders do.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numba import njit, types
+from numba.extending import overload
+
+from numba_kernels.simd import (
+    load_bf16,
+    load_f32,
+    load_f64,
+    load_int4,
+    load_int8,
+    round_bf16,
+    scalar_bf16,
+    scalar_f32,
+    splat,
+    to_f64,
+)
+
+
+class Bf16(NamedTuple):
+    """bfloat16, two bytes a weight."""
+
+    data: int
+    columns: int
+
+
+class F32(NamedTuple):
+    """float32."""
+
+    data: int
+    columns: int
+
+
+class F32Rounded(NamedTuple):
+    """float32, each weight rounded to bfloat16."""
+
+    data: int
+    columns: int
+
+
+class F64(NamedTuple):
+    """float64, made by the caller for what kernels do not read themselves."""
+
+    data: int
+    columns: int
+
+
+class Int4(NamedTuple):
+    """INT4 in 32-bit words, one scale a group; ``wide`` is 1 for float32 scales, 0 for bf16."""
+
+    data: int
+    columns: int
+    scales: int
+    group: int
+    wide: int
+
+
+class Int4Rounded(NamedTuple):
+    """INT4, each product with its scale rounded to bfloat16."""
+
+    data: int
+    columns: int
+    scales: int
+    group: int
+    wide: int
+
+
+class Int8(NamedTuple):
+    """INT8 as bytes, one scale a group."""
+
+    data: int
+    columns: int
+    scales: int
+    group: int
+    wide: int
+
+
+class Int8Rounded(NamedTuple):
+    """INT8, each product with its scale rounded to bfloat16."""
+
+    data: int
+    columns: int
+    scales: int
+    group: int
+    wide: int
+
+
+DENSE = (Bf16, F32, F32Rounded, F64)
+INT4 = (Int4, Int4Rounded)
+INT8 = (Int8, Int8Rounded)
+ROUNDED = (F32Rounded, Int4Rounded, Int8Rounded)
+
+
+@njit
+def scale_of(w, row, column):
+    """The float32 scale of the group that a column lies in."""
+    place = row * (w.columns // w.group) + column // w.group
+    return scalar_f32(w.scales + 4 * place) if w.wide else scalar_bf16(w.scales + 2 * place)
+
+
+def weights8(w, row, column, scale, like):
+    """Eight weights of a row from ``column`` on; ``scale`` is their group's (dense: unused)."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@njit
+def _plain(v):
+    return v
+
+
+@overload(weights8)
+def _weights8(w, row, column, scale, like):
+    kind = w.instance_class
+    widen = to_f64 if like.dtype == types.float64 else _plain
+    finish = round_bf16 if kind in ROUNDED else _plain
+    if kind is Bf16:
+        return lambda w, row, column, scale, like: widen(
+            load_bf16(w.data + 2 * (row * w.columns + column))
+        )
+    if kind is F64:
+        return lambda w, row, column, scale, like: load_f64(w.data + 8 * (row * w.columns + column))
+    if kind in DENSE:
+        return lambda w, row, column, scale, like: widen(
+            finish(load_f32(w.data + 4 * (row * w.columns + column)))
+        )
+    load_codes, per_byte = (load_int4, 2) if kind in INT4 else (load_int8, 1)
+    if kind in ROUNDED or like.dtype == types.float32:
+        return lambda w, row, column, scale, like: widen(
+            finish(load_codes(w.data + (row * w.columns + column) // per_byte) * splat(scale))
+        )
+    # A float32 scale times a code needs float64 to be exact.
+    return lambda w, row, column, scale, like: (
+        to_f64(load_codes(w.data + (row * w.columns + column) // per_byte))
+        * splat(types.float64(scale))
+    )
+
+
+def group_of(w):
+    """Columns that share a scale; all of them in a dense weight."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(group_of)
+def _group_of(w):
+    if w.instance_class in DENSE:
+        return lambda w: w.columns
+    return lambda w: w.group
+
+
+def scale_at(w, row, column):
+    """The scale of a group, 1 for a dense weight."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(scale_at)
+def _scale_at(w, row, column):
+    if w.instance_class in DENSE:
+        return lambda w, row, column: types.float32(1.0)
+    return lambda w, row, column: scale_of(w, row, column)
+
+
+def placed(w, data, scales):
+    """A weight of the format and width of ``w`` at other addresses."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(placed)
+def _placed(w, data, scales):
+    kind = w.instance_class
+    if kind in DENSE:
+        return lambda w, data, scales: kind(data, w.columns)
+    return lambda w, data, scales: kind(data, w.columns, scales, w.group, w.wide)

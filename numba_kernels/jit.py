@@ -1,0 +1,49 @@
+"""Compiling kernels, and keeping the machine code on disk.
+
+Numba's own cache key sees only the file a kernel stands in, not what that file imports: the
+folder's name therefore carries a digest of the whole package's source. Where no folder can be
+written, kernels are compiled anew in each process; that costs time and is no error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numba
+
+HERE = Path(__file__).parent
+
+
+def source_digest() -> str:
+    """Of every source file of the package."""
+    digest = hashlib.sha256()
+    for path in sorted(HERE.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def cache_folder() -> Path | None:
+    """A writable folder for machine code, or None."""
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = (Path(named) if named else Path(home) / "laguna_ref") / f"kernels-{source_digest()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None
+
+
+_FOLDER = cache_folder()
+if _FOLDER is not None:
+    numba.config.CACHE_DIR = str(_FOLDER)
+
+
+def kernel(function: Any) -> Any:
+    """Compiles a kernel that is called from Python; its ``prange`` loops run on all threads."""
+    return numba.njit(function, parallel=True, nogil=True, cache=_FOLDER is not None)

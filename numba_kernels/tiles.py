@@ -1,0 +1,200 @@
+"""The inner loop of every matrix product: a tile of sums held in registers.
+
+``tile(pairs)`` makes a kernel for four rows times ``2 * pairs`` tokens. Every sum runs over the
+columns in order, eight lanes at a time with fused multiply-adds, then over the lanes by a fixed
+tree: how many rows and tokens share a tile cannot show in any of them.
+
+Tokens come in pairs, one in each half of a 16-lane vector, so that one load of eight weights
+serves both halves; on AVX2 the two halves are two registers, on AVX-512 one.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from numba_kernels.simd import _shuffle, _splat, call_llvm, f32x8, f32x16, f64x8, f64x16
+
+ROWS = 4
+"""Rows of a tile."""
+
+
+def _tree_of_four(builder: Any, sums: list[Any]) -> Any:
+    """Four 16-lane sums -> eight totals: four rows of the first token, four of the second.
+
+    Each total is the fixed tree over its eight lanes: halves added until one is left.
+    """
+
+    def add_halves(a: Any, b: Any, width: int) -> Any:
+        # Of each group of `width` lanes, the low half is added to the high half.
+        groups = 8 // width
+        low, high = [], []
+        for token in (0, 8):
+            for source in (0, 16):
+                for group in range(groups):
+                    start = source + token + group * width
+                    low += range(start, start + width // 2)
+                    high += range(start + width // 2, start + width)
+        return builder.fadd(_shuffle(builder, a, b, low), _shuffle(builder, a, b, high))
+
+    first, second = add_halves(*sums[:2], 8), add_halves(*sums[2:], 8)
+    both = add_halves(first, second, 4)
+    even, odd = list(range(0, 16, 2)), list(range(1, 16, 2))
+    return builder.fadd(_shuffle(builder, both, both, even), _shuffle(builder, both, both, odd))
+
+
+@lru_cache
+def tile(pairs: int) -> Any:
+    """A kernel ``(panel, at, stride, tokens, first, blocks, out, place, step)``.
+
+    panel: rows of weights, row r from ``at + r * stride``; tokens: packed pairs, pair p from
+    ``first + p * blocks * 16``; ``blocks`` times eight columns are summed. The total of row r
+    and token t goes to ``out[place + t * step + r]``.
+    """
+
+    @intrinsic
+    def kernel(typing, panel, at, stride, tokens, first, blocks, out, place, step):
+        whole, half = (f32x16, f32x8) if panel.dtype == types.float32 else (f64x16, f64x8)
+
+        def codegen(context, builder, sig, args):
+            def data(index: int) -> Any:
+                return context.make_array(sig.args[index])(context, builder, args[index]).data
+
+            panel_data, token_data, out_data = data(0), data(3), data(6)
+            _, at, stride, _, first, blocks, _, place, step = args
+            integer = at.type
+
+            def load(base: Any, offset: Any, vector: ir.VectorType) -> Any:
+                pointer = builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
+                loaded = builder.load(pointer)
+                loaded.align = 4
+                return loaded
+
+            def times(a: Any, factor: int) -> Any:
+                return builder.mul(a, ir.Constant(integer, factor))
+
+            zero = ir.Constant(whole.llvm, [0.0] * 16)
+            slots = [
+                [cgutils.alloca_once(builder, whole.llvm) for _ in range(pairs)]
+                for _ in range(ROWS)
+            ]
+            for row in slots:  # the slots live outside any loop that calls this kernel
+                for slot in row:
+                    builder.store(zero, slot)
+            pair_size = times(blocks, 16)
+            with cgutils.for_range(builder, blocks) as loop:
+                column, lanes = times(loop.index, 8), times(loop.index, 16)
+                packed = [
+                    load(
+                        token_data,
+                        builder.add(builder.add(first, times(pair_size, p)), lanes),
+                        whole.llvm,
+                    )
+                    for p in range(pairs)
+                ]
+                for r, row in enumerate(slots):
+                    start = builder.add(at, builder.add(times(stride, r), column))
+                    eight = load(panel_data, start, half.llvm)
+                    twice = _shuffle(builder, eight, eight, [*range(8), *range(8)])
+                    for token, slot in zip(packed, row, strict=True):
+                        total = call_llvm(
+                            builder, "llvm.fma", whole.llvm, [twice, token, builder.load(slot)]
+                        )
+                        builder.store(total, slot)
+            for p in range(pairs):
+                totals = _tree_of_four(builder, [builder.load(row[p]) for row in slots])
+                for t in range(2):
+                    four = _shuffle(builder, totals, totals, list(range(4 * t, 4 * t + 4)))
+                    where = builder.add(place, times(step, 2 * p + t))
+                    pointer = builder.gep(out_data, [where])
+                    stored = builder.store(four, builder.bitcast(pointer, four.type.as_pointer()))
+                    stored.align = 4
+            return context.get_dummy_value()
+
+        signature = types.void(
+            panel, types.intp, types.intp, tokens, types.intp, types.intp, out, types.intp,
+            types.intp,
+        )  # fmt: skip
+        return signature, codegen
+
+    return kernel
+
+
+@lru_cache
+def outer_tile(vectors: int, lanes: int) -> Any:
+    """A kernel for four weighted sums of rows, ``vectors`` times ``lanes`` columns of each.
+
+    ``(weights, at, step, rows, first, stride, count, out, place, out_step)``: adds
+    ``sum_j weights[at + q * step + j] * rows[first + j * stride + c]`` over ``count`` rows j,
+    in order, to ``out[place + q * out_step + c]`` for q = 0 to 3. The sum starts at zero and is
+    added as a whole, so that its error grows with the number of blocks, not of rows.
+    """
+
+    @intrinsic
+    def kernel(typing, weights, at, step, rows, first, stride, count, out, place, out_step):
+        element = f32x8.element if weights.dtype == types.float32 else f64x8.element
+        vector = ir.VectorType(element, lanes)
+
+        def codegen(context, builder, sig, args):
+            def data(index: int) -> Any:
+                return context.make_array(sig.args[index])(context, builder, args[index]).data
+
+            weight_data, row_data, out_data = data(0), data(3), data(7)
+            _, at, step, _, first, stride, count, _, place, out_step = args
+            integer = at.type
+            zero = ir.Constant(vector, [0.0] * lanes)
+
+            def times(a: Any, factor: int) -> Any:
+                return builder.mul(a, ir.Constant(integer, factor))
+
+            def plus(a: Any, constant: int) -> Any:
+                return builder.add(a, ir.Constant(integer, constant))
+
+            def pointer(base: Any, offset: Any) -> Any:
+                return builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
+
+            def load(base: Any, offset: Any) -> Any:
+                loaded = builder.load(pointer(base, offset))
+                loaded.align = 4
+                return loaded
+
+            slots = [
+                [cgutils.alloca_once(builder, vector) for _ in range(vectors)] for _ in range(ROWS)
+            ]
+            for row in slots:
+                for slot in row:
+                    builder.store(zero, slot)
+            with cgutils.for_range(builder, count) as loop:
+                start = builder.add(first, builder.mul(stride, loop.index))
+                columns = [load(row_data, plus(start, v * lanes)) for v in range(vectors)]
+                for q, row in enumerate(slots):
+                    where = builder.add(builder.add(at, times(step, q)), loop.index)
+                    weight = _splat(
+                        builder, builder.load(builder.gep(weight_data, [where])), vector
+                    )
+                    for column, slot in zip(columns, row, strict=True):
+                        total = call_llvm(
+                            builder, "llvm.fma", vector, [weight, column, builder.load(slot)]
+                        )
+                        builder.store(total, slot)
+            for q, row in enumerate(slots):
+                base = builder.add(place, times(out_step, q))
+                for v, slot in enumerate(row):
+                    where = plus(base, v * lanes)
+                    total = builder.fadd(load(out_data, where), builder.load(slot))
+                    stored = builder.store(total, pointer(out_data, where))
+                    stored.align = 4
+            return context.get_dummy_value()
+
+        signature = types.void(
+            weights, types.intp, types.intp, rows, types.intp, types.intp, types.intp, out,
+            types.intp, types.intp,
+        )  # fmt: skip
+        return signature, codegen
+
+    return kernel
