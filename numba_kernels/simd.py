@@ -62,7 +62,7 @@ _DOUBLE = {half: whole for whole, half in _HALF.items()}
 _FLOATS = (f32x8, f32x16, f64x8, f64x16)
 
 
-def _splat(builder: Any, value: Any, vector: ir.VectorType) -> Any:
+def splat_lanes(builder: Any, value: Any, vector: ir.VectorType) -> Any:
     """``value`` in every lane."""
     one = builder.insert_element(
         ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
@@ -75,7 +75,7 @@ def _constant(vector: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(vector, [value] * vector.count)
 
 
-def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+def shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
     """The named lanes of ``a`` followed by ``b``."""
     return builder.shuffle_vector(
         a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
@@ -112,7 +112,7 @@ def splat(typing, x):
     vector = {types.float32: f32x8, types.float64: f64x8, types.int32: i32x8}.get(x)
     if vector is None:
         return None
-    return vector(x), lambda context, builder, sig, args: _splat(builder, args[0], vector.llvm)
+    return vector(x), lambda context, builder, sig, args: splat_lanes(builder, args[0], vector.llvm)
 
 
 @intrinsic
@@ -127,7 +127,7 @@ def both(typing, v):
     """Two copies side by side."""
     whole = _DOUBLE[v]
     lanes = [*range(8), *range(8)]
-    return whole(v), lambda c, builder, sig, args: _shuffle(builder, args[0], args[0], lanes)
+    return whole(v), lambda c, builder, sig, args: shuffle(builder, args[0], args[0], lanes)
 
 
 @intrinsic
@@ -135,7 +135,7 @@ def pair(typing, a, b):
     """``a`` and ``b`` side by side."""
     whole = _DOUBLE[a]
     lanes = list(range(16))
-    return whole(a, b), lambda c, builder, sig, args: _shuffle(builder, *args, lanes)
+    return whole(a, b), lambda c, builder, sig, args: shuffle(builder, args[0], args[1], lanes)
 
 
 @intrinsic
@@ -149,8 +149,8 @@ def total(typing, v):
         width = v.lanes
         while width > 1:
             half = width // 2
-            low = _shuffle(builder, value, value, list(range(half)))
-            high = _shuffle(builder, value, value, list(range(half, width)))
+            low = shuffle(builder, value, value, list(range(half)))
+            high = shuffle(builder, value, value, list(range(half, width)))
             value, width = builder.fadd(low, high), half
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
@@ -263,8 +263,8 @@ def greatest(typing, v):
         width = v.lanes
         while width > 1:
             half = width // 2
-            low = _shuffle(builder, value, value, list(range(half)))
-            high = _shuffle(builder, value, value, list(range(half, width)))
+            low = shuffle(builder, value, value, list(range(half)))
+            high = shuffle(builder, value, value, list(range(half, width)))
             value = builder.select(builder.fcmp_ordered(">", low, high), low, high)
             width = half
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
@@ -276,7 +276,7 @@ def greatest(typing, v):
 def shift_left(typing, v, count):
     """Bits of every lane moved up by ``count``."""
     return v(v, types.intp), lambda c, builder, sig, args: builder.shl(
-        args[0], _splat(builder, builder.trunc(args[1], v.element), v.llvm)
+        args[0], splat_lanes(builder, builder.trunc(args[1], v.element), v.llvm)
     )
 
 
@@ -284,7 +284,7 @@ def shift_left(typing, v, count):
 def shift_right(typing, v, count):
     """Bits of every lane moved down by ``count``; zeros come in."""
     return v(v, types.intp), lambda c, builder, sig, args: builder.lshr(
-        args[0], _splat(builder, builder.trunc(args[1], v.element), v.llvm)
+        args[0], splat_lanes(builder, builder.trunc(args[1], v.element), v.llvm)
     )
 
 
@@ -329,7 +329,7 @@ def int_splat(typing, like, value):
     def codegen(context, builder, sig, args):
         wide = args[1]
         number = wide if like.element.width == 64 else builder.trunc(wide, like.element)
-        return _splat(builder, number, like.llvm)
+        return splat_lanes(builder, number, like.llvm)
 
     return like(like, types.int64), codegen
 
@@ -342,7 +342,7 @@ def number(typing, like, value):
         value = args[1]
         if like.scalar == types.float32:
             value = builder.fptrunc(value, ir.FloatType())
-        return _splat(builder, value, like.llvm)
+        return splat_lanes(builder, value, like.llvm)
 
     return like(like, types.float64), codegen
 
@@ -444,7 +444,7 @@ def load_int4(typing, place):
         word.align = 1
         shifts = ir.Constant(integer, [4 * i for i in range(8)])
         codes = builder.and_(
-            builder.lshr(_splat(builder, word, integer), shifts), _constant(integer, 15)
+            builder.lshr(splat_lanes(builder, word, integer), shifts), _constant(integer, 15)
         )
         return builder.sitofp(builder.sub(codes, _constant(integer, 8)), f32x8.llvm)
 

@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numba_kernels.simd import _shuffle, _splat, call_llvm, f32x8, f32x16, f64x8, f64x16
+from numba_kernels.simd import call_llvm, f32x8, f32x16, f64x8, f64x16, shuffle, splat_lanes
 
 ROWS = 4
 """Rows of a tile."""
@@ -33,19 +33,20 @@ def _tree_of_four(builder: Any, sums: list[Any]) -> Any:
     def add_halves(a: Any, b: Any, width: int) -> Any:
         # Of each group of `width` lanes, the low half is added to the high half.
         groups = 8 // width
-        low, high = [], []
+        low: list[int] = []
+        high: list[int] = []
         for token in (0, 8):
             for source in (0, 16):
                 for group in range(groups):
                     start = source + token + group * width
                     low += range(start, start + width // 2)
                     high += range(start + width // 2, start + width)
-        return builder.fadd(_shuffle(builder, a, b, low), _shuffle(builder, a, b, high))
+        return builder.fadd(shuffle(builder, a, b, low), shuffle(builder, a, b, high))
 
-    first, second = add_halves(*sums[:2], 8), add_halves(*sums[2:], 8)
+    first, second = add_halves(sums[0], sums[1], 8), add_halves(sums[2], sums[3], 8)
     both = add_halves(first, second, 4)
     even, odd = list(range(0, 16, 2)), list(range(1, 16, 2))
-    return builder.fadd(_shuffle(builder, both, both, even), _shuffle(builder, both, both, odd))
+    return builder.fadd(shuffle(builder, both, both, even), shuffle(builder, both, both, odd))
 
 
 @lru_cache
@@ -100,7 +101,7 @@ def tile(pairs: int) -> Any:
                 for r, row in enumerate(slots):
                     start = builder.add(at, builder.add(times(stride, r), column))
                     eight = load(panel_data, start, half.llvm)
-                    twice = _shuffle(builder, eight, eight, [*range(8), *range(8)])
+                    twice = shuffle(builder, eight, eight, [*range(8), *range(8)])
                     for token, slot in zip(packed, row, strict=True):
                         total = call_llvm(
                             builder, "llvm.fma", whole.llvm, [twice, token, builder.load(slot)]
@@ -109,7 +110,7 @@ def tile(pairs: int) -> Any:
             for p in range(pairs):
                 totals = _tree_of_four(builder, [builder.load(row[p]) for row in slots])
                 for t in range(2):
-                    four = _shuffle(builder, totals, totals, list(range(4 * t, 4 * t + 4)))
+                    four = shuffle(builder, totals, totals, list(range(4 * t, 4 * t + 4)))
                     where = builder.add(place, times(step, 2 * p + t))
                     pointer = builder.gep(out_data, [where])
                     stored = builder.store(four, builder.bitcast(pointer, four.type.as_pointer()))
@@ -174,7 +175,7 @@ def outer_tile(vectors: int, lanes: int) -> Any:
                 columns = [load(row_data, plus(start, v * lanes)) for v in range(vectors)]
                 for q, row in enumerate(slots):
                     where = builder.add(builder.add(at, times(step, q)), loop.index)
-                    weight = _splat(
+                    weight = splat_lanes(
                         builder, builder.load(builder.gep(weight_data, [where])), vector
                     )
                     for column, slot in zip(columns, row, strict=True):
