@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,18 +44,20 @@ class KVSlice:
 
     def decode(self, start: int, stop: int, g: int, numerics: Numerics) -> tuple[Array, Array]:
         """Keys and values of rows ``start:stop`` of key/value head ``g``, each [S', C]."""
-        keys, values = self.keys[start:stop, g], self.values[start:stop, g]
-        return decode(keys, values, self.format, numerics)
+        return self._decoded(self.keys[start:stop, g], self.values[start:stop, g], numerics)
 
+    def newest(self, count: int, numerics: Numerics) -> tuple[Array, Array]:
+        """Keys and values of the last ``count`` tokens as read back, each [count, G, C]."""
+        first = len(self.keys) - count
+        return self._decoded(self.keys[first:], self.values[first:], numerics)
 
-def decode(keys: Array, values: Array, stored: KVFormat, numerics: Numerics) -> tuple[Array, Array]:
-    """Stored keys and values in the numerics' type."""
-    if stored.fp8:
-        return (
-            fp8_decode(keys, stored.k_scale, numerics),
-            fp8_decode(values, stored.v_scale, numerics),
-        )
-    return numerics.cast(keys), numerics.cast(values)
+    def _decoded(self, keys: Array, values: Array, numerics: Numerics) -> tuple[Array, Array]:
+        if self.format.fp8:
+            return (
+                fp8_decode(keys, self.format.k_scale, numerics),
+                fp8_decode(values, self.format.v_scale, numerics),
+            )
+        return numerics.cast(keys), numerics.cast(values)
 
 
 class LayerCache:
@@ -72,7 +75,7 @@ class LayerCache:
         self.window = window
         self.format = stored
         self.shape = shape
-        self.dtype = np.dtype(np.uint8) if stored.fp8 else numerics.cache_dtype
+        self.dtype = _storage_type(stored, numerics)
         self.length = 0
         self._oldest = 0  # the first token a ring still holds; truncating does not bring back more
         self._keys = np.empty((window or 0, *shape), dtype=self.dtype)
@@ -204,21 +207,28 @@ class KVCache:
         for layer in self.layers:
             layer.truncate(length)
 
-    def require_same_layout(self, other: KVCache) -> None:
-        """Raises CacheError unless ``other`` stores the same layers in the same way."""
-        if not isinstance(other, KVCache):
-            raise CacheError("not a cache", expected="KVCache", found=type(other).__name__)
-        mine, theirs = (
-            [(x.name, x.window, x.format, x.dtype, x.shape) for x in cache.layers]
-            for cache in (self, other)
-        )
-        if mine != theirs:
-            at = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), 0)
+    def require_layout(
+        self, config: LagunaConfig, formats: Sequence[KVFormat], numerics: Numerics
+    ) -> None:
+        """Raises CacheError unless the cache was made for such a model."""
+        shape = (config.num_key_value_heads, config.head_dim)
+        expected = [
+            (shape, layer.window, stored, _storage_type(stored, numerics))
+            for layer, stored in zip(config.layers, formats, strict=True)
+        ]
+        found = [(x.shape, x.window, x.format, x.dtype) for x in self.layers]
+        if expected != found:
+            pairs = enumerate(zip(expected, found, strict=False))
+            at = next((i for i, (mine, its) in pairs if mine != its), 0)
             raise CacheError(
-                "the cache is another model's",
-                expected=mine[at : at + 1],
-                found=theirs[at : at + 1],
+                f"the cache is another model's (layer {at} of {len(found)})",
+                expected=expected[at : at + 1],
+                found=found[at : at + 1],
             )
+
+
+def _storage_type(stored: KVFormat, numerics: Numerics) -> np.dtype[Any]:
+    return np.dtype(np.uint8) if stored.fp8 else numerics.cache_dtype
 
 
 def cache_bytes(config: LagunaConfig, tokens: int, fp8_layers: Sequence[bool]) -> dict[str, int]:

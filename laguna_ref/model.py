@@ -4,21 +4,24 @@ Axis letters: T tokens, D hidden, H query heads, G key/value heads, C head dim, 
 K experts chosen, F expert width, V vocabulary, S cached positions.
 
 The model calls an engine for every operation (formulas in ``laguna_ref/ops``) and passes the
-numerics along; it knows neither NumPy nor kernels. ``keep`` hands a value to the recorder, if
-any, under its trace-point name and returns it.
+numerics along; of arrays it knows only how to cut and join them. ``keep`` hands a value to the
+recorder, if any, under its trace-point name and returns it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from laguna_ref import checks
 from laguna_ref.checkpoint import Checkpoint
 from laguna_ref.config import LagunaConfig, LayerSpec
 from laguna_ref.engines import Engine
-from laguna_ref.kv_cache import KVCache, KVFormat, LayerCache, decode
+from laguna_ref.errors import CacheError, InputError
+from laguna_ref.kv_cache import KVCache, KVFormat, LayerCache
 from laguna_ref.numerics import Array, Numerics
 from laguna_ref.ops.router import RouterSpec
 from laguna_ref.trace import Recorder
@@ -88,32 +91,74 @@ class Laguna:
         which keys a token sees always follows from its place. Raises InputError, CacheError
         and NonFiniteError; after an error the cache is as before.
         """
-        empty = self.new_cache()
+        one = self._checked(tokens, 0, cache, positions, trace)
+        return self._run([one], last_only)[0]
+
+    def batch(
+        self,
+        sequences: Sequence[ArrayLike],
+        *,
+        caches: Sequence[KVCache] | None = None,
+        last_only: bool = False,
+        traces: Sequence[Recorder] | None = None,
+    ) -> list[Array]:
+        """Logits of several sequences of any lengths, each with a cache of its own.
+
+        The same as one call a sequence, but every weight is read once for all of them.
+        """
+        if len(sequences) == 0:
+            raise InputError("a batch must not be empty")
+        each: list[_Sequence] = []
+        for index, tokens in enumerate(sequences):
+            first = each[-1].rows.stop if each else 0
+            cache = None if caches is None else caches[index]
+            trace = None if traces is None else traces[index]
+            each.append(self._checked(tokens, first, cache, None, trace))
+        if len({id(one.cache) for one in each}) < len(each):
+            raise CacheError("two sequences of a batch share a cache")
+        return self._run(each, last_only)
+
+    def _checked(
+        self,
+        tokens: ArrayLike,
+        first: int,
+        cache: KVCache | None,
+        positions: ArrayLike | None,
+        trace: Recorder | None,
+    ) -> _Sequence:
         if cache is None:
-            cache = empty
-        empty.require_same_layout(cache)
+            cache = self.new_cache()
+        checks.is_instance(cache, KVCache, "cache")
+        cache.require_layout(self.config, self.kv_formats, self.numerics)
         if trace is not None:
             trace.require_known(self.config)
-        tokens = checks.tokens(tokens, self.config, cache.length)
-        positions = checks.positions(positions, self.config, cache.length, len(tokens))
-        with self.engine.computing(self.threads):
-            logits = self._forward(tokens, positions, cache, last_only, _keep(trace))
-        cache.commit()
-        return logits
+        ids = checks.tokens(tokens, self.config, cache.length)
+        places = checks.positions(positions, self.config, cache.length, len(ids))
+        return _Sequence(ids, places, slice(first, first + len(ids)), cache, trace)
 
-    def _forward(
-        self, tokens: Array, positions: Array, cache: KVCache, last_only: bool, keep: Keep
-    ) -> Array:
+    def _run(self, sequences: list[_Sequence], last_only: bool) -> list[Array]:
+        with self.engine.computing(self.threads):
+            logits = self._forward(sequences, last_only)
+        for one in sequences:
+            one.cache.commit()
+        rows = [slice(i, i + 1) if last_only else one.rows for i, one in enumerate(sequences)]
+        return [logits[part] for part in rows]
+
+    def _forward(self, sequences: list[_Sequence], last_only: bool) -> Array:
         ops, n, w = self.engine, self.numerics, self.weights
-        rope = {
-            layer.attention: ops.rope_tables(layer.rope, positions, n)
-            for layer in self.config.layers
-        }
+        keep = _keep([(one.rows, one.trace) for one in sequences])
+        tokens = np.concatenate([one.tokens for one in sequences])  # T of all sequences together
+        positions = np.concatenate([one.positions for one in sequences])
+        kinds = {layer.attention: layer.rope for layer in self.config.layers}
+        rope = {kind: ops.rope_tables(spec, positions, n) for kind, spec in kinds.items()}
+
         x = keep("model.embed_tokens", ops.embed(tokens, w.embed_tokens, n))  # [T, D]
-        for spec, weights, kv in zip(self.config.layers, w.layers, cache.layers, strict=True):
+        for spec, weights in zip(self.config.layers, w.layers, strict=True):
+            kv = [(one.rows, one.cache.layers[spec.index]) for one in sequences]
             x = self._decoder_layer(x, spec, weights, kv, rope[spec.attention], keep)  # [T, D]
         if last_only:
-            x = x[-1:]
+            x = x[[one.rows.stop - 1 for one in sequences]]
+            keep = _keep([(slice(i, i + 1), one.trace) for i, one in enumerate(sequences)])
         x = keep("model.norm", ops.rms_norm(x, w.norm, self.config.rms_norm_eps, n))
         return keep("lm_head", ops.linear(x, w.lm_head, n))  # [T, V]
 
@@ -122,7 +167,7 @@ class Laguna:
         x: Array,
         spec: LayerSpec,
         w: LayerWeights,
-        kv: LayerCache,
+        kv: list[tuple[slice, LayerCache]],
         rope: tuple[Array, Array],
         keep: Keep,
     ) -> Array:
@@ -146,7 +191,7 @@ class Laguna:
         h: Array,
         spec: LayerSpec,
         w: AttentionWeights,
-        kv: LayerCache,
+        kv: list[tuple[slice, LayerCache]],
         rope: tuple[Array, Array],
         at: str,
         keep: Keep,
@@ -162,12 +207,13 @@ class Laguna:
         q = keep(f"{at}.q_rope", ops.apply_rope(q, *rope, n))
         k = keep(f"{at}.k_rope", ops.apply_rope(k, *rope, n))
 
-        seen = kv.append(k, v)  # S keys and values, the tokens' own included
-        own = slice(len(seen.keys) - len(h), None)
-        k, v = decode(seen.keys[own], seen.values[own], seen.format, n)
-        keep(f"{at}.k_cached", k)
-        keep(f"{at}.v_cached", v)
-        attended = keep(f"{at}.attention", ops.attention(q, seen, spec.window, n))  # [T, H, C]
+        # Each sequence of a batch looks at its own S keys and values, its new ones included.
+        seen = [(rows, layer.append(k[rows], v[rows])) for rows, layer in kv]
+        cached = [slice_.newest(rows.stop - rows.start, n) for rows, slice_ in seen]
+        keep(f"{at}.k_cached", np.concatenate([keys for keys, _ in cached]))
+        keep(f"{at}.v_cached", np.concatenate([values for _, values in cached]))
+        parts = [ops.attention(q[rows], slice_, spec.window, n) for rows, slice_ in seen]
+        attended = keep(f"{at}.attention", np.concatenate(parts))  # [T, H, C]
 
         gate_logits = keep(f"{at}.g_proj", ops.linear(h, w.g_proj, n))  # [T, H] or [T, H*C]
         gate = keep(f"{at}.gate", ops.gate_values(gate_logits, spec.gate_activation, n))
@@ -190,10 +236,25 @@ class Laguna:
         return keep(at, ops.combine(routed, shared, factor, n))  # [T, D]
 
 
-def _keep(trace: Recorder | None) -> Keep:
+@dataclass(frozen=True)
+class _Sequence:
+    """One sequence of a batch, checked."""
+
+    tokens: Array
+    positions: Array
+    rows: slice
+    """Its tokens among those of the batch."""
+    cache: KVCache
+    trace: Recorder | None
+
+
+def _keep(parts: list[tuple[slice, Recorder | None]]) -> Keep:
+    """Hands each recorder the rows of its own sequence."""
+
     def keep(name: str, value: Array) -> Array:
-        if trace is not None:
-            trace.record(name, value)
+        for rows, trace in parts:
+            if trace is not None:
+                trace.record(name, value[rows])
         return value
 
     return keep
