@@ -78,9 +78,3 @@ def threads(limit: int | None) -> int | None:
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InputError("threads must be an integer, 1 or more", found=limit)
     return limit
-
-
-def is_instance(value: object, kind: type, what: str) -> None:
-    """Raises InputError unless ``value`` is of a type."""
-    if not isinstance(value, kind):
-        raise InputError(f"wrong {what}", expected=kind.__name__, found=type(value).__name__)

@@ -128,7 +128,9 @@ class Laguna:
     ) -> _Sequence:
         if cache is None:
             cache = self.new_cache()
-        checks.is_instance(cache, KVCache, "cache")
+        given: object = cache
+        if not isinstance(given, KVCache):
+            raise CacheError("not a cache", expected="KVCache", found=type(given).__name__)
         cache.require_layout(self.config, self.kv_formats, self.numerics)
         if trace is not None:
             trace.require_known(self.config)
