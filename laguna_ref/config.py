@@ -20,6 +20,8 @@ from laguna_ref.quantization import QuantizationConfig, WeightFormat, parse_quan
 from laguna_ref.rope_spec import RopeSpec, parse_rope
 
 ATTENTION_KINDS = ("full_attention", "sliding_attention")
+MAX_LAYERS, MAX_EXPERTS = 10_000, 65_536
+"""Beyond these a config is a mistake, not a model; tables are made of every layer and expert."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class LagunaConfig:
 def _parse(raw: dict[str, Any], source: str, ignore_keys: tuple[str, ...]) -> LagunaConfig:
     keys = ConfigReader(raw, source, ignore_keys)
     keys.refuse_unsupported()
-    count = keys.positive_int("num_hidden_layers")
+    count = keys.positive_int("num_hidden_layers", maximum=MAX_LAYERS)
     head_dim = keys.positive_int("head_dim")
     kv_heads = keys.positive_int("num_key_value_heads")
     kinds = keys.layer_list(
@@ -157,7 +159,7 @@ def _parse(raw: dict[str, Any], source: str, ignore_keys: tuple[str, ...]) -> La
     sparse, dense = "sparse" in mlps, "dense" in mlps
     window = keys.size_if(sliding, "sliding_window", "no layer is sliding") or None
     intermediate = keys.size_if(dense, "intermediate_size", "no layer is dense")
-    num_experts = keys.size_if(sparse, "num_experts", "no layer is sparse")
+    num_experts = keys.size_if(sparse, "num_experts", "no layer is sparse", maximum=MAX_EXPERTS)
     top_k = keys.size_if(sparse, "num_experts_per_tok", "no layer is sparse")
     moe_intermediate = keys.size_if(sparse, "moe_intermediate_size", "no layer is sparse")
     shared_intermediate = keys.size_if(

@@ -99,21 +99,22 @@ class ConfigReader:
                 )
         return tuple((key, self.raw[key]) for key in unknown)
 
-    def positive_int(self, key: str, default: int | None = None) -> int:
+    def positive_int(
+        self, key: str, default: int | None = None, *, maximum: int = 2**31 - 1
+    ) -> int:
         """A required (or defaulted) integer above zero."""
         value = self.get(key)
         if value is None and default is not None:
             return default
-        if type(value) is not int or not 0 < value < 2**31:
-            raise self.error(
-                key, "wrong value", "a positive integer", "nothing" if value is None else value
-            )
+        if type(value) is not int or not 0 < value <= maximum:
+            found = "nothing" if value is None else value
+            raise self.error(key, "wrong value", f"an integer from 1 to {maximum}", found)
         return value
 
-    def size_if(self, needed: bool, key: str, why_not: str) -> int:
+    def size_if(self, needed: bool, key: str, why_not: str, *, maximum: int = 2**31 - 1) -> int:
         """A positive integer that only some configs need; 0 where this one does not."""
         if needed:
-            return self.positive_int(key)
+            return self.positive_int(key, maximum=maximum)
         self.note_unused(key, why_not)
         return 0
 

@@ -38,7 +38,8 @@ class LagunaError(Exception):
             line += f"; expected {_short(self.expected)}"
         if self.found is not None:
             line += f"; found {_short(self.found)}"
-        return " ".join(line.split())
+        # A lone surrogate, which JSON can spell, would make a line that cannot be printed.
+        return " ".join(line.split()).encode("utf-8", "backslashreplace").decode()
 
 
 class ConfigError(LagunaError):
