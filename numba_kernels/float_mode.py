@@ -6,9 +6,11 @@ import platform
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from numba_kernels.jit import single
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 DEFAULT_MXCSR = 0x1F80
@@ -52,13 +54,13 @@ def restore_floats(typing, mode):
     return types.void(types.int32), codegen
 
 
-@njit
+@single
 def enter():
     """``exact_floats`` for the calling thread, from Python."""
     return exact_floats()
 
 
-@njit
+@single
 def leave(mode):
     """``restore_floats`` for the calling thread, from Python."""
     restore_floats(mode)

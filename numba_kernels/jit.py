@@ -47,3 +47,8 @@ if _FOLDER is not None:
 def kernel(function: Any) -> Any:
     """Compiles a kernel that is called from Python; its ``prange`` loops run on all threads."""
     return numba.njit(function, parallel=True, nogil=True, cache=_FOLDER is not None)
+
+
+def single(function: Any) -> Any:
+    """Compiles a function that is called from Python and runs on the calling thread."""
+    return numba.njit(function, cache=_FOLDER is not None)

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 from laguna_ref.checkpoint.formats import Weight
+from laguna_ref.engines.compile_notice import NOTICE
 from laguna_ref.engines.kernel_weights import expert_table, kernel_weight
 from laguna_ref.kv_cache import KVSlice
 from laguna_ref.numerics import BF16, Array, Numerics
@@ -62,6 +63,7 @@ def computing(threads: int | None) -> Iterator[None]:
     finally:
         float_mode.leave(mode)
         numba.set_num_threads(before)
+        NOTICE.close()
 
 
 def linear(x: Array, weight: Weight, numerics: Numerics) -> Array:
