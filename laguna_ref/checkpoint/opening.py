@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from laguna_ref.checkpoint.formats import DenseWeight, PackedIntWeight, Weight
@@ -18,6 +17,7 @@ from laguna_ref.json_file import read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+TINIEST_FLOAT32, LARGEST_FLOAT32 = 2.0**-149, 2.0**128 * (1 - 2.0**-24)
 
 
 class Checkpoint:
@@ -83,12 +83,13 @@ class Checkpoint:
 
     def _positive(self, name: str) -> float:
         value = float(self.tensor(name).reshape(-1)[0])
-        if not 0 < value < np.inf:
+        # Computed with in float32, whatever it is stored in.
+        if not TINIEST_FLOAT32 <= value <= LARGEST_FLOAT32:
             raise CheckpointError(
                 "not a scale",
                 file=self.tensors[name].file.path,
                 tensor=name,
-                expected="a positive finite number",
+                expected="a positive finite float32",
                 found=value,
             )
         return value

@@ -110,7 +110,15 @@ def _as_given(rule: TensorRule, spec: TensorSpec, source: str, tensors: Tensors)
     if rule.part == "kv_scale" and array.shape == ():
         array = array.reshape(1)
     _check_shape(array, spec.shape, source)
-    stored = array.astype(DTYPES[spec.dtype], copy=False)
+    with np.errstate(over="ignore"):
+        stored = array.astype(DTYPES[spec.dtype], copy=False)
+    if rule.part != "packed" and not np.array_equal(np.isfinite(stored), np.isfinite(array)):
+        raise CheckpointError(
+            "a value is beyond the stored dtype",
+            tensor=source,
+            expected=f"at most {np.finfo(np.float32).max:.3g} in size",
+            found=str(np.abs(array).max()),
+        )
     if rule.part in ("packed", "scale") and not np.array_equal(stored, array):
         raise CheckpointError(
             "array does not survive the stored dtype",
