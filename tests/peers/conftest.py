@@ -1,0 +1,75 @@
+"""Comparisons with implementations that we did not write: torch, Transformers, compressed-tensors.
+
+Without them the folder is skipped, saying so; with ``LAGUNA_REQUIRE_PEERS=1`` (as CI sets it)
+a missing peer is an error. Figures measured on the way are printed after the run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+PEERS = ("torch", "transformers", "compressed_tensors")
+MISSING = [name for name in PEERS if importlib.util.find_spec(name) is None]
+FIGURES = pytest.StashKey[dict[str, str]]()
+
+if not MISSING:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside the peers are not ours to mend
+        import compressed_tensors  # noqa: F401
+        import torch
+        import transformers
+    torch.set_num_threads(1)  # sums in one order, and tiny models gain nothing from more
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+class _NeedsPeers(pytest.Module):
+    """Takes the place of a test module whose imports would fail."""
+
+    def collect(self) -> list[pytest.Item]:
+        reason = f"the peers extra is not installed (missing: {', '.join(MISSING)})"
+        if os.environ.get("LAGUNA_REQUIRE_PEERS") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    if MISSING and HERE in module_path.parents:
+        module: pytest.Module = _NeedsPeers.from_parent(parent, path=module_path)
+        return module
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = {}
+
+
+@pytest.fixture
+def figures(pytestconfig: pytest.Config) -> dict[str, str]:
+    """Measured figures by what they measure; printed at the end of the run."""
+    return pytestconfig.stash[FIGURES]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    measured = config.stash.get(FIGURES, {})
+    if measured:
+        terminalreporter.section("figures measured against the peers")
+        for name, figure in measured.items():
+            terminalreporter.write_line(f"{name}: {figure}")
