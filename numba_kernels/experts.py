@@ -67,14 +67,12 @@ def pair_up(starts):
     return pairs
 
 
-@kernel
-def pack(x, source, columns, starts, pairs, packed):
-    """Rows ``source[i]`` of x, expert by expert, as the pairs that tiles read."""
+@njit
+def pack(x, source, columns, starts, pairs, expert, packed):
+    """An expert's tokens, rows ``source[i]`` of x, as the pairs that tiles read."""
     blocks = columns // 8
-    for expert in prange(len(starts) - 1):
-        first, last = starts[expert], starts[expert + 1]
-        if last - first < 2:
-            continue
+    first, last = starts[expert], starts[expert + 1]
+    if last - first > 1:
         for i in range(first, last + (last - first) % 2):
             t = i - first
             base = (pairs[expert] + t // 2) * blocks * 16 + (t % 2) * 8
@@ -130,7 +128,8 @@ def routed_experts(
     itself = np.arange(len(ids))
 
     packed = np.empty(pairs[-1] * 2 * hidden, x.dtype)
-    pack(x, source, hidden, starts, pairs, packed)
+    for expert in prange(len(table)):
+        pack(x, source, hidden, starts, pairs, expert, packed)
     gate = np.empty(len(ids) * width, x.dtype)
     up = np.empty(len(ids) * width, x.dtype)
     pieces, bounds = deal(starts, width, workers)
@@ -151,7 +150,8 @@ def routed_experts(
         restore_floats(mode)
 
     packed = np.empty(pairs[-1] * 2 * width, x.dtype)
-    pack(gate, itself, width, starts, pairs, packed)
+    for expert in prange(len(table)):
+        pack(gate, itself, width, starts, pairs, expert, packed)
     down = np.empty(len(ids) * hidden, x.dtype)
     pieces, bounds = deal(starts, hidden, workers)
     for worker in prange(workers):

@@ -16,6 +16,8 @@ from typing import Any
 import numba
 
 HERE = Path(__file__).parent
+SMALL_WORK = 200_000
+"""Below this (some twenty microseconds) a kernel stays on the calling thread."""
 
 
 def source_digest() -> str:
@@ -44,11 +46,29 @@ if _FOLDER is not None:
     numba.config.CACHE_DIR = str(_FOLDER)
 
 
-def kernel(function: Any) -> Any:
-    """Compiles a kernel that is called from Python; its ``prange`` loops run on all threads."""
-    return numba.njit(function, parallel=True, nogil=True, cache=_FOLDER is not None)
-
-
 def single(function: Any) -> Any:
     """Compiles a function that is called from Python and runs on the calling thread."""
-    return numba.njit(function, cache=_FOLDER is not None)
+    return numba.njit(function, nogil=True, cache=_FOLDER is not None)
+
+
+class Kernel:
+    """A kernel that is called from Python, compiled twice from one source.
+
+    With little to do it runs on the calling thread: waking the others takes as long as the
+    work, and on a busy machine much longer. ``prange`` is then ``range``; the bits are the same.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.on_all_threads = numba.njit(
+            function, parallel=True, nogil=True, cache=_FOLDER is not None
+        )
+        self.on_this_thread = single(function)
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *arguments: Any, work: int = SMALL_WORK) -> None:
+        """Runs it; ``work`` is about the bytes or multiplications there are."""
+        body = self.on_this_thread if work < SMALL_WORK else self.on_all_threads
+        body(*arguments)
+
+
+kernel = Kernel

@@ -8,7 +8,7 @@ NumPy ones: a correctly rounded operation on each element has no order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numba
@@ -30,6 +30,7 @@ from laguna_ref.weights import MLPWeights
 from numba_kernels import angles, float_mode, matrix, rows
 from numba_kernels.attention import attention as attention_kernel
 from numba_kernels.experts import routed_experts
+from numba_kernels.jit import Kernel
 
 __all__ = [
     "add",
@@ -73,9 +74,10 @@ def linear(x: Array, weight: Weight, numerics: Numerics) -> Array:
     x = _padded(x)
     out = np.empty((len(x), outputs), dtype=numerics.dtype)
     if len(x) == 1:
-        matrix.matrix_vector(w, outputs, x.reshape(-1), out.reshape(-1))
+        matrix.matrix_vector(w, outputs, x.reshape(-1), out.reshape(-1), work=weight.nbytes)
     else:
-        matrix.matrix_matrix(w, outputs, x.reshape(-1), len(x), out.reshape(-1))
+        work = weight.nbytes * len(x)
+        matrix.matrix_matrix(w, outputs, x.reshape(-1), len(x), out.reshape(-1), work=work)
     return numerics.round_at("linear", out)
 
 
@@ -88,6 +90,7 @@ def rms_norm(x: Array, weight: Array, eps: float, numerics: Numerics) -> Array:
     rows.rms_norm(
         flat.reshape(-1), len(flat), flat.shape[1], width, stored, eps,
         _on(numerics, "norm.normalised"), _on(numerics, "norm.weighted"), out.reshape(-1),
+        work=flat.nbytes,
     )  # fmt: skip
     return out[:, :width].reshape(x.shape)
 
@@ -97,7 +100,7 @@ def rope_tables(spec: RopeSpec, positions: Array, numerics: Numerics) -> tuple[A
     table = rope_angles(spec, positions, numerics)
     flat = _padded(table.reshape(1, -1))[0]
     cosines, sines = np.empty_like(flat), np.empty_like(flat)
-    angles.cosines_and_sines(flat, cosines, sines)
+    angles.cosines_and_sines(flat, cosines, sines, work=8 * flat.nbytes)
     cos, sin = (part[: table.size].reshape(table.shape) for part in (cosines, sines))
     return scaled_table(cos, spec, numerics), scaled_table(sin, spec, numerics)
 
@@ -114,11 +117,13 @@ def attention(q: Array, kv: KVSlice, window: int | None, numerics: Numerics) -> 
     out = np.empty_like(q)
     points = ("kv_cache.read", "attention.scores", "attention.scaled",
               "attention.probabilities", "attention.output")  # fmt: skip
+    seen = len(keys) if window is None else min(len(keys), window)
     attention_kernel(
         np.ascontiguousarray(q).reshape(-1), tokens, heads, keys.reshape(-1), values.reshape(-1),
         kv.first, kv.first + len(keys) - tokens, window or 0, keys.shape[1], q.shape[2],
         numerics.dtype.type(head_dim**-0.5), kv.format.k_scale, kv.format.v_scale,
         tuple(_on(numerics, point) for point in points), out.reshape(-1),
+        work=tokens * seen * heads * head_dim,
     )  # fmt: skip
     return out[..., :head_dim]
 
@@ -135,7 +140,14 @@ def mlp(x: Array, weights: MLPWeights, numerics: Numerics) -> Array:
     up = linear(x, weights.up_proj, numerics)
     shape, size = gate.shape, gate.size
     flat, other = (_padded(part.reshape(1, -1))[0] for part in (gate, up))
-    rows.swiglu(flat, other, False, _on(numerics, "mlp.activation"), _on(numerics, "mlp.product"))
+    rows.swiglu(
+        flat,
+        other,
+        False,
+        _on(numerics, "mlp.activation"),
+        _on(numerics, "mlp.product"),
+        work=8 * flat.nbytes,
+    )
     return linear(flat[:size].reshape(shape), weights.down_proj, numerics)
 
 
@@ -167,7 +179,7 @@ def experts(
         routed_experts(
             x[block].reshape(-1), len(x[block]), ids[block].reshape(-1),
             weights[block].reshape(-1), hidden, width, into, back, table, rounds,
-            numba.get_num_threads(), slots.reshape(-1),
+            numba.get_num_threads(), slots.reshape(-1), work=ids[block].size * hidden * width,
         )  # fmt: skip
         sums.append(sum_of_slots(slots, numerics))
     return np.concatenate(sums)
@@ -180,16 +192,16 @@ def _scores(logits: Array, score_func: str) -> Array:
         return np.sqrt(_each(rows.softplus, logits))
     e = _padded(_each(rows.exp, logits - logits.max(axis=-1, keepdims=True)))
     sums = np.empty(len(e), dtype=e.dtype)
-    rows.row_sums(e.reshape(-1), len(e), e.shape[1], sums)
+    rows.row_sums(e.reshape(-1), len(e), e.shape[1], sums, work=e.nbytes)
     scores: Array = e[:, : logits.shape[1]] / sums[:, None]
     return scores
 
 
-def _each(kernel: Callable[[Array, Array], None], x: Array) -> Array:
+def _each(kernel: Kernel, x: Array) -> Array:
     """An element-wise kernel over an array of any shape."""
     flat = _padded(x.reshape(1, -1))[0]
     out = np.empty_like(flat)
-    kernel(flat, out)
+    kernel(flat, out, work=8 * flat.nbytes)
     result: Array = out[: x.size].reshape(x.shape)
     return result
 
