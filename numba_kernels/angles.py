@@ -18,8 +18,8 @@ from numba_kernels.vector_math import polynomial
 
 ROUNDING = 1.5 * 2**52
 TWO_OVER_PI = 2 / math.pi
-HALF_PI_HIGH, HALF_PI_LOW = 1.5707963267948966, 6.123233995736766e-17
-"""pi/2 as the sum of two float64."""
+HALF_PI = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33)
+"""pi/2 as the sum of three float64: next to a multiple of it, two leave too few digits."""
 
 # With z = r**2, |r| <= pi/4: sin(r) = r + r z (-1/6 + ...), cos(r) = 1 - z/2 + z**2 (1/24 - ...)
 _sine_tail = polynomial(*((-1) ** k / math.factorial(2 * k + 1) for k in range(1, 9)))
@@ -35,7 +35,8 @@ def cosine_and_sine(x):
     """
     shifted = fma(x, number(x, TWO_OVER_PI), number(x, ROUNDING))
     n = shifted - number(x, ROUNDING)
-    r = fma(n, number(x, -HALF_PI_LOW), fma(n, number(x, -HALF_PI_HIGH), x))
+    r = fma(n, number(x, -HALF_PI[1]), fma(n, number(x, -HALF_PI[0]), x))
+    r = fma(n, number(x, -HALF_PI[2]), r)
     z = r * r
     sine = fma(r * z, _sine_tail(z), r)
     cosine = fma(z * z, _cosine_tail(z), fma(z, number(x, -0.5), number(x, 1.0)))

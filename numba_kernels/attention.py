@@ -90,6 +90,7 @@ def attend(
     scores = np.empty(padded * span, q.dtype)
     scores[queries * span :] = 0
     panel = np.zeros(BLOCK * width, q.dtype)
+    no_lanes = np.empty(1, q.dtype)
     for block in range(begin, high, BLOCK):
         first, last = max(block, low), min(block + BLOCK, high)
         start = (first - block) // 4 * 4
@@ -99,8 +100,8 @@ def attend(
         )  # fmt: skip
         rows = (last - block + 3) // 4 * 4 - start
         panel_times_tokens(
-            panel[start * width :], rows, width, q, 0, (queries + 1) // 2,
-            scores, block - begin + start, span,
+            panel[start * width :], rows, width, q, 0, 2 * width, (queries + 1) // 2,
+            no_lanes, 0, 1, scores, block - begin + start, span,
         )  # fmt: skip
 
     for i in range(queries):

@@ -14,7 +14,7 @@ from numba import njit, prange
 from numba_kernels.float_mode import exact_floats, restore_floats
 from numba_kernels.formats import placed
 from numba_kernels.jit import kernel
-from numba_kernels.matrix import panel_times_tokens, rows_times_vector, unpack_rows
+from numba_kernels.matrix import panel_times_tokens, rows_times_vector, unpack
 from numba_kernels.rows import rounded, swiglu_row
 from numba_kernels.simd import load, splat, store, zeros
 
@@ -95,14 +95,17 @@ def multiply(w, first, last, x, source, packed, begin, tokens, first_pair, out, 
     padded = (rows + 3) // 4 * 4
     panel = np.empty(padded * w.columns, x.dtype)
     panel[rows * w.columns :] = 0
-    unpack_rows(w, first, last, panel)
+    unpack(w, first, last, 0, w.columns, panel)
     scratch = np.empty(TOKEN_BLOCK * padded, x.dtype)
+    no_lanes = np.empty(1, x.dtype)
+    pair_size = w.columns * 2
     pairs = (tokens + 1) // 2
     for start in range(0, pairs, TOKEN_BLOCK // 2):
         count = min(TOKEN_BLOCK // 2, pairs - start)
         panel_times_tokens(
-            panel, padded, w.columns, packed, first_pair + start, count, scratch, 0, padded
-        )
+            panel, padded, w.columns, packed, (first_pair + start) * pair_size, pair_size,
+            count, no_lanes, 0, 1, scratch, 0, padded,
+        )  # fmt: skip
         for t in range(min(2 * count, tokens - 2 * start)):
             where = (begin + 2 * start + t) * stride
             for row in range(rows):
@@ -119,19 +122,21 @@ def routed_experts(
     up projections [width, hidden], ``back`` that of the down projection [hidden, width]; table
     int64 [E, 3, 2] holds the addresses of gate's, up's and down's weights and scales; rounds is
     (linear, activation, product, weighted); ``workers`` the number of threads to deal to;
-    ``out[(t * K + k) * hidden:]`` takes slot k.
+    ``out[(t * K + k) * stride:]`` takes slot k. Rows of x and of ``out`` are as long as those of
+    the formats, which are whole vectors: ``hidden`` filled up with zeros, as is ``width``.
     """
+    stride, inner = into.columns, back.columns
     top_k = len(ids) // tokens
     order, starts = sort_by_expert(ids, len(table))
     pairs = pair_up(starts)
     source = order // top_k
     itself = np.arange(len(ids))
 
-    packed = np.empty(pairs[-1] * 2 * hidden, x.dtype)
+    packed = np.empty(pairs[-1] * 2 * stride, x.dtype)
     for expert in prange(len(table)):
-        pack(x, source, hidden, starts, pairs, expert, packed)
-    gate = np.empty(len(ids) * width, x.dtype)
-    up = np.empty(len(ids) * width, x.dtype)
+        pack(x, source, stride, starts, pairs, expert, packed)
+    gate = np.empty(len(ids) * inner, x.dtype)
+    up = np.empty(len(ids) * inner, x.dtype)
     pieces, bounds = deal(starts, width, workers)
     for worker in prange(workers):
         mode = exact_floats()
@@ -142,17 +147,20 @@ def routed_experts(
             gate_w = placed(into, table[expert, 0, 0], table[expert, 0, 1])
             up_w = placed(into, table[expert, 1, 0], table[expert, 1, 1])
             count, pair = end - begin, pairs[expert]
-            multiply(gate_w, first, last, x, source, packed, begin, count, pair, gate, width)
-            multiply(up_w, first, last, x, source, packed, begin, count, pair, up, width)
+            multiply(gate_w, first, last, x, source, packed, begin, count, pair, gate, inner)
+            multiply(up_w, first, last, x, source, packed, begin, count, pair, up, inner)
+            end_of_row = inner if last == width else last
             for i in range(begin, end):
-                at = i * width + first
-                swiglu_row(gate, up, at, last - first, rounds[0], rounds[1], rounds[2])
+                for k in range(i * inner + last, i * inner + end_of_row):
+                    gate[k] = up[k] = 0
+                at = i * inner + first
+                swiglu_row(gate, up, at, end_of_row - first, rounds[0], rounds[1], rounds[2])
         restore_floats(mode)
 
-    packed = np.empty(pairs[-1] * 2 * width, x.dtype)
+    packed = np.empty(pairs[-1] * 2 * inner, x.dtype)
     for expert in prange(len(table)):
-        pack(gate, itself, width, starts, pairs, expert, packed)
-    down = np.empty(len(ids) * hidden, x.dtype)
+        pack(gate, itself, inner, starts, pairs, expert, packed)
+    down = np.empty(len(ids) * stride, x.dtype)
     pieces, bounds = deal(starts, hidden, workers)
     for worker in prange(workers):
         mode = exact_floats()
@@ -162,10 +170,10 @@ def routed_experts(
             begin, end = starts[expert], starts[expert + 1]
             down_w = placed(back, table[expert, 2, 0], table[expert, 2, 1])
             count, pair = end - begin, pairs[expert]
-            multiply(down_w, first, last, gate, itself, packed, begin, count, pair, down, hidden)
+            multiply(down_w, first, last, gate, itself, packed, begin, count, pair, down, stride)
             for i in range(begin, end):
                 weight = splat(weights[order[i]])
                 for k in range(first, last, 8):
-                    y = rounded(load(down, i * hidden + k), rounds[0])
-                    store(out, order[i] * hidden + k, rounded(y * weight, rounds[3]))
+                    y = rounded(load(down, i * stride + k), rounds[0])
+                    store(out, order[i] * stride + k, rounded(y * weight, rounds[3]))
         restore_floats(mode)

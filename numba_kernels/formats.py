@@ -101,13 +101,6 @@ INT8 = (Int8, Int8Rounded)
 ROUNDED = (F32Rounded, Int4Rounded, Int8Rounded)
 
 
-@njit
-def scale_of(w, row, column):
-    """The float32 scale of the group that a column lies in."""
-    place = row * (w.columns // w.group) + column // w.group
-    return scalar_f32(w.scales + 4 * place) if w.wide else scalar_bf16(w.scales + 2 * place)
-
-
 def weights8(w, row, column, scale, like):
     """Eight weights of a row from ``column`` on; ``scale`` is their group's (dense: unused)."""
     raise NotImplementedError("only inside compiled code")
@@ -145,6 +138,20 @@ def _weights8(w, row, column, scale, like):
     )
 
 
+def bytes_of(w, columns):
+    """Bytes that so many weights of a row take, scales left out."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(bytes_of)
+def _bytes_of(w, columns):
+    kind = w.instance_class
+    if kind in INT4:
+        return lambda w, columns: columns // 2
+    size = 1 if kind in INT8 else 2 if kind is Bf16 else 8 if kind is F64 else 4
+    return lambda w, columns: columns * size
+
+
 def group_of(w):
     """Columns that share a scale; all of them in a dense weight."""
     raise NotImplementedError("only inside compiled code")
@@ -157,16 +164,18 @@ def _group_of(w):
     return lambda w: w.group
 
 
-def scale_at(w, row, column):
-    """The scale of a group, 1 for a dense weight."""
+def scale_at(w, place):
+    """The float32 scale of group ``place``, counted over all rows; 1 for a dense weight."""
     raise NotImplementedError("only inside compiled code")
 
 
 @overload(scale_at)
-def _scale_at(w, row, column):
+def _scale_at(w, place):
     if w.instance_class in DENSE:
-        return lambda w, row, column: types.float32(1.0)
-    return lambda w, row, column: scale_of(w, row, column)
+        return lambda w, place: types.float32(1.0)
+    return lambda w, place: (
+        scalar_f32(w.scales + 4 * place) if w.wide else scalar_bf16(w.scales + 2 * place)
+    )
 
 
 def placed(w, data, scales):

@@ -30,15 +30,18 @@ def source_digest() -> str:
 
 def cache_folder() -> Path | None:
     """A writable folder for machine code, or None."""
-    named = os.environ.get("NUMBA_CACHE_DIR")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = (Path(named) if named else Path(home) / "laguna_ref") / f"kernels-{source_digest()}"
     try:
+        folder = _parent() / f"kernels-{source_digest()}"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # no such place, or nobody's home
         return None
+
+
+def _parent() -> Path:
+    named, home = os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
+    return Path(named) if named else (Path(home) if home else Path.home() / ".cache") / "laguna_ref"
 
 
 _FOLDER = cache_folder()

@@ -513,6 +513,24 @@ def scalar_f32(typing, place):
     return types.float32(types.int64), codegen
 
 
+@intrinsic
+def prefetch(typing, place):
+    """Asks for the cache line at an address; never faults."""
+
+    def codegen(context, builder, sig, args):
+        integer, byte_pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte_pointer, integer, integer, integer]),
+            "llvm.prefetch.p0i8",
+        )
+        hints = [ir.Constant(integer, hint) for hint in (0, 3, 1)]  # read, keep, data
+        builder.call(function, [_pointer(builder, args[0], ir.IntType(8)), *hints])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 def assembly(function: Any) -> str:
     """The machine code of a compiled function's last signature, for looking at loops."""
     return str(list(function.inspect_asm().values())[-1])

@@ -51,23 +51,31 @@ def _tree_of_four(builder: Any, sums: list[Any]) -> Any:
 
 @lru_cache
 def tile(pairs: int) -> Any:
-    """A kernel ``(panel, at, stride, tokens, first, blocks, out, place, step)``.
+    """A kernel ``(panel, at, stride, tokens, first, pair_size, blocks, lanes, keep, resume,
+    finish, out, place, step)``.
 
     panel: rows of weights, row r from ``at + r * stride``; tokens: packed pairs, pair p from
-    ``first + p * blocks * 16``; ``blocks`` times eight columns are summed. The total of row r
-    and token t goes to ``out[place + t * step + r]``.
+    ``first + p * pair_size``; ``blocks`` times eight columns are summed. Long rows come in
+    stretches: with ``resume`` the lanes' sums go on from where ``lanes[keep:]`` left them, and
+    without ``finish`` they are left there. With it the total of row r and token t goes to
+    ``out[place + t * step + r]``.
     """
 
     @intrinsic
-    def kernel(typing, panel, at, stride, tokens, first, blocks, out, place, step):
+    def kernel(
+        typing, panel, at, stride, tokens, first, pair_size, blocks, lanes, keep, resume, finish,
+        out, place, step,
+    ):  # fmt: skip
         whole, half = (f32x16, f32x8) if panel.dtype == types.float32 else (f64x16, f64x8)
 
         def codegen(context, builder, sig, args):
             def data(index: int) -> Any:
                 return context.make_array(sig.args[index])(context, builder, args[index]).data
 
-            panel_data, token_data, out_data = data(0), data(3), data(6)
-            _, at, stride, _, first, blocks, _, place, step = args
+            panel_data, token_data, lane_data, out_data = data(0), data(3), data(7), data(11)
+            _, at, stride, _, first, pair_size, blocks, _, keep, resume, finish, _, place, step = (
+                args
+            )
             integer = at.type
 
             def load(base: Any, offset: Any, vector: ir.VectorType) -> Any:
@@ -84,10 +92,20 @@ def tile(pairs: int) -> Any:
                 [cgutils.alloca_once(builder, whole.llvm) for _ in range(pairs)]
                 for _ in range(ROWS)
             ]
-            for row in slots:  # the slots live outside any loop that calls this kernel
-                for slot in row:
-                    builder.store(zero, slot)
-            pair_size = times(blocks, 16)
+            nothing = ir.Constant(integer, 0)
+
+            def kept(index: int) -> Any:
+                return builder.add(keep, ir.Constant(integer, 16 * index))
+
+            every = [slot for row in slots for slot in row]
+            goes_on = builder.icmp_signed("!=", resume, nothing)
+            with builder.if_else(goes_on) as (going_on, beginning):
+                with going_on:
+                    for index, slot in enumerate(every):
+                        builder.store(load(lane_data, kept(index), whole.llvm), slot)
+                with beginning:
+                    for slot in every:
+                        builder.store(zero, slot)
             with cgutils.for_range(builder, blocks) as loop:
                 column, lanes = times(loop.index, 8), times(loop.index, 16)
                 packed = [
@@ -107,20 +125,29 @@ def tile(pairs: int) -> Any:
                             builder, "llvm.fma", whole.llvm, [twice, token, builder.load(slot)]
                         )
                         builder.store(total, slot)
-            for p in range(pairs):
-                totals = _tree_of_four(builder, [builder.load(row[p]) for row in slots])
-                for t in range(2):
-                    four = shuffle(builder, totals, totals, list(range(4 * t, 4 * t + 4)))
-                    where = builder.add(place, times(step, 2 * p + t))
-                    pointer = builder.gep(out_data, [where])
-                    stored = builder.store(four, builder.bitcast(pointer, four.type.as_pointer()))
-                    stored.align = 4
+
+            def put(value: Any, base: Any, where: Any) -> None:
+                pointer = builder.gep(base, [where])
+                stored = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
+                stored.align = 4
+
+            ends = builder.icmp_signed("!=", finish, nothing)
+            with builder.if_else(ends) as (ending, interrupted):
+                with ending:
+                    for p in range(pairs):
+                        totals = _tree_of_four(builder, [builder.load(row[p]) for row in slots])
+                        for t in range(2):
+                            four = shuffle(builder, totals, totals, list(range(4 * t, 4 * t + 4)))
+                            put(four, out_data, builder.add(place, times(step, 2 * p + t)))
+                with interrupted:
+                    for index, slot in enumerate(every):
+                        put(builder.load(slot), lane_data, kept(index))
             return context.get_dummy_value()
 
+        integers = [types.intp] * 4
         signature = types.void(
-            panel, types.intp, types.intp, tokens, types.intp, types.intp, out, types.intp,
-            types.intp,
-        )  # fmt: skip
+            panel, *integers[:2], tokens, *integers[:3], lanes, *integers[:3], out, *integers[:2]
+        )
         return signature, codegen
 
     return kernel

@@ -61,9 +61,10 @@ def _single(value: float) -> float:
 # 0.1 ulp for the degree chosen.
 _exp_tail_f32 = polynomial(*(_single(1 / math.factorial(k)) for k in range(2, 9)))
 _exp_tail_f64 = polynomial(*(1 / math.factorial(k) for k in range(2, 15)))
-# log(1 + y) = 2 s (1 + z/3 + z**2/5 + ...) with s = y / (2 + y), z = s**2 <= 1/9.
-_atanh_f32 = polynomial(*(_single(1 / (2 * k + 1)) for k in range(9)))
-_atanh_f64 = polynomial(*(1 / (2 * k + 1) for k in range(18)))
+# log(1 + y) = s (1 + z/3 + z**2/5 + ...) with s = 2 y / (2 + y), z = s**2 / 4 <= 1/9; the
+# quarters are in the coefficients. Half of y, were it subnormal, would lose a bit.
+_atanh_f32 = polynomial(*(_single(1 / (2 * k + 1)) / 4**k for k in range(9)))
+_atanh_f64 = polynomial(*(1 / (2 * k + 1) / 4**k for k in range(18)))
 
 # ln(2) in two pieces; a count of halvings times the first is exact.
 LN2_HIGH_F32, LN2_LOW_F32 = 0.693145751953125, 1.428606765330187e-06
@@ -169,14 +170,14 @@ expm1 = _by_type(_expm1_f32, _expm1_f64)
 
 @njit
 def _log1p_f32(y):
-    s = y / (number(y, 2.0) + y)
-    return (s + s) * _atanh_f32(s * s)
+    s = (y + y) / (number(y, 2.0) + y)
+    return s * _atanh_f32(s * s)
 
 
 @njit
 def _log1p_f64(y):
-    s = y / (number(y, 2.0) + y)
-    return (s + s) * _atanh_f64(s * s)
+    s = (y + y) / (number(y, 2.0) + y)
+    return s * _atanh_f64(s * s)
 
 
 log1p = _by_type(_log1p_f32, _log1p_f64)
