@@ -1,0 +1,1 @@
+"""How laguna-tiny is made: corpus, tokenizer, training, export, evaluation."""
