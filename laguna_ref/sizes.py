@@ -14,13 +14,12 @@ batch 1:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from laguna_ref.checkpoint.formats.packed_int import words_per_row
 from laguna_ref.config import LagunaConfig, LayerSpec
-from laguna_ref.kv_cache import cache_bytes
 from laguna_ref.quantization import DENSE, WeightFormat
 
 FLOAT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -210,14 +209,3 @@ def attention_flops(config: LagunaConfig, context: int) -> int:
         4 * layer.num_heads * layer.head_dim * min(context, layer.window or context)
         for layer in config.layers
     )
-
-
-def kv_cache_bytes(
-    config: LagunaConfig, context: int, fp8_layers: Sequence[bool]
-) -> dict[str, int]:
-    """Bytes of keys and values by kind of attention for ``context`` tokens.
-
-    A layer stores FP8 codes or bfloat16; its scales are part of the weights. Decoding a token
-    reads all of it.
-    """
-    return cache_bytes(config, context, fp8_layers)

@@ -10,8 +10,9 @@ from laguna_ref.checkpoint import preset
 from laguna_ref.checkpoint.names import tensor_rules
 from laguna_ref.checkpoint.safetensors_file import DTYPES
 from laguna_ref.config import LagunaConfig
+from laguna_ref.kv_cache import cache_bytes
 from laguna_ref.load import fp8_cache_layers
-from laguna_ref.sizes import Sizes, attention_flops, kv_cache_bytes, linears, sizes, weight_bytes
+from laguna_ref.sizes import Sizes, attention_flops, linears, sizes, weight_bytes
 from tests.small import quantised, small_config
 
 
@@ -40,14 +41,14 @@ def test_the_first_four_layers() -> None:
 
 def test_the_cache_at_full_context() -> None:
     config = published("xs2-int4")
-    fp8 = kv_cache_bytes(config, 131072, fp8_cache_layers(config, "checkpoint"))
+    fp8 = cache_bytes(config, 131072, fp8_cache_layers(config, "checkpoint"))
     assert fp8 == {
         "full_attention": 10 * 131072 * 2 * 8 * 128,
         "sliding_attention": 30 * 512 * 2 * 8 * 128,
     }
     assert giga(fp8["full_attention"], 1) == 2.7
     assert giga(fp8["sliding_attention"], 3) == 0.031
-    floats = kv_cache_bytes(config, 131072, fp8_cache_layers(config, "float"))
+    floats = cache_bytes(config, 131072, fp8_cache_layers(config, "float"))
     assert floats == {kind: 2 * nbytes for kind, nbytes in fp8.items()}
 
 

@@ -88,14 +88,15 @@ def command(
 
 def describe(config: LagunaConfig, fp8_layers: tuple[bool, ...], context: int) -> dict[str, Any]:
     """Everything that follows from the config, as ``--json`` prints it; bytes and FLOPs exact."""
-    from laguna_ref.sizes import attention_flops, kv_cache_bytes, sizes
+    from laguna_ref.kv_cache import cache_bytes
+    from laguna_ref.sizes import attention_flops, sizes
 
     total = asdict(sizes(config))
     total["by_format"] = {
         name: {"parameters": number, "bytes": nbytes}
         for name, (number, nbytes) in total["by_format"].items()
     }
-    cache = kv_cache_bytes(config, context, fp8_layers)
+    cache = cache_bytes(config, context, fp8_layers)
     return {
         "config": {
             key: list(value) if isinstance(value, tuple) else value
