@@ -26,10 +26,12 @@ from numba_kernels.jit import kernel
 from numba_kernels.matrix import pack_tokens, panel_times_tokens
 from numba_kernels.rows import rounded
 from numba_kernels.simd import (
+    address,
     greatest,
     load,
     maximum,
     number,
+    prefetch,
     splat,
     store,
     total,
@@ -39,6 +41,8 @@ from numba_kernels.tiles import outer_tile
 
 BLOCK = 64
 """Positions summed by themselves in the weighted sum of values."""
+AHEAD = 24
+"""Positions fetched ahead of the one that is read."""
 TILE_SCORES = 1 << 18
 """Scores a thread keeps at a time."""
 MAX_QUERIES = 64
@@ -53,6 +57,11 @@ def decode_rows(stored, first, last, base, kv_heads, g, width, scale, round_read
     for position in range(first, last):
         source = ((position - base) * kv_heads + g) * width
         target = (position - first) * width
+        # Heads of one token lie side by side: rows of one head are too far apart for the
+        # processor to see that they follow each other.
+        ahead = address(stored) + (source + AHEAD * kv_heads * width) * stored.itemsize
+        for line in range(0, width * stored.itemsize, 64):
+            prefetch(ahead + line)
         for c in range(0, width, 8):
             store(out, target + c, cached8(stored, source + c, scale, round_read, out))
 

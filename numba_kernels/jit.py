@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache
 
 HERE = Path(__file__).parent
 SMALL_WORK = 200_000
@@ -49,9 +51,32 @@ if _FOLDER is not None:
     numba.config.CACHE_DIR = str(_FOLDER)
 
 
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's, for which a full disk or a file cut off by a loss of power is no error."""
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        try:
+            return super().load_overload(signature, target)
+        except Exception:  # whatever reading a damaged file may raise
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(signature, compiled)
+
+
+def _compiled(function: Any, **options: Any) -> Any:
+    dispatcher = numba.njit(function, nogil=True, **options)
+    if _FOLDER is not None:
+        dispatcher._cache = _Cache(function)
+    return dispatcher
+
+
 def single(function: Any) -> Any:
     """Compiles a function that is called from Python and runs on the calling thread."""
-    return numba.njit(function, nogil=True, cache=_FOLDER is not None)
+    return _compiled(function)
 
 
 class Kernel:
@@ -62,9 +87,7 @@ class Kernel:
     """
 
     def __init__(self, function: Any) -> None:
-        self.on_all_threads = numba.njit(
-            function, parallel=True, nogil=True, cache=_FOLDER is not None
-        )
+        self.on_all_threads = _compiled(function, parallel=True)
         self.on_this_thread = single(function)
         self.__doc__ = function.__doc__
 

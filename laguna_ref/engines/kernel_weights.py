@@ -27,13 +27,13 @@ _widened: WeakKeyDictionary[Weight, dict[tuple[str, str, bool], Array]] = WeakKe
 def kernel_weight(weight: Weight, numerics: Numerics) -> Any:
     """A kernel's view of one weight; raises CheckpointError for a scale that is not finite."""
     if isinstance(weight, DenseWeight):
-        if weight.array.dtype == BF16 and _fits(weight.array):
+        if weight.array.dtype == BF16 and _fits(weight, weight.array):
             return formats.Bf16(_address(weight.array), weight.shape[1])
-        if weight.array.dtype == np.float32 and _fits(weight.array):
+        if weight.array.dtype == np.float32 and _fits(weight, weight.array):
             rounded = "weight" in numerics.rounds
             dense = formats.F32Rounded if rounded else formats.F32
             return dense(_address(weight.array), weight.shape[1])
-    if isinstance(weight, PackedIntWeight) and _fits(weight.packed, weight.group_size):
+    if isinstance(weight, PackedIntWeight) and _fits(weight, weight.packed, weight.group_size):
         scale = weight.checked_scale
         if scale.dtype in (BF16, np.float32) and scale.flags.c_contiguous:
             exact = numerics.dequant == "exact"
@@ -71,7 +71,9 @@ class ExpertTable:
         found = tuple(_without_addresses(w) for w in three)
         if self.formats is None:
             self.formats = found
-        if found != self.formats:
+        # Tuples of different formats are equal if their numbers are.
+        pairs = [*zip(found, self.formats, strict=True), (found[0], found[1])]
+        if not all(type(a) is type(b) and a == b for a, b in pairs):
             raise CheckpointError(
                 "experts of one layer differ in format",
                 tensor=weights.gate_proj.name,
@@ -103,10 +105,10 @@ def _without_addresses(w: Any) -> Any:
     return w._replace(data=0, scales=0) if hasattr(w, "scales") else w._replace(data=0)
 
 
-def _fits(array: Array, group_size: int = LANES) -> bool:
+def _fits(weight: Weight, array: Array, group_size: int = LANES) -> bool:
     """Whether kernels can read it as it lies: whole vectors in every row and group."""
-    columns = array.shape[1]
-    return array.flags.c_contiguous and columns % LANES == 0 and group_size % LANES == 0
+    whole = weight.shape[1] % LANES == 0 and group_size % LANES == 0
+    return whole and array.flags.c_contiguous
 
 
 def _address(array: Array) -> int:

@@ -108,10 +108,7 @@ def rope_tables(spec: RopeSpec, positions: Array, numerics: Numerics) -> tuple[A
 def attention(q: Array, kv: KVSlice, window: int | None, numerics: Numerics) -> Array:
     """Softmax of scaled dot products, times the values: see ``laguna_ref/ops/attention.py``."""
     tokens, heads, head_dim = q.shape
-    keys, values = kv.keys, kv.values
-    if head_dim % LANES:
-        q = _padded(q)
-        keys, values = _padded(keys), _padded(values)
+    q, keys, values = _padded(q), _padded(kv.keys), _padded(kv.values)
     if keys.dtype == BF16:
         keys, values = keys.view(np.uint16), values.view(np.uint16)
     out = np.empty_like(q)
@@ -119,7 +116,7 @@ def attention(q: Array, kv: KVSlice, window: int | None, numerics: Numerics) -> 
               "attention.probabilities", "attention.output")  # fmt: skip
     seen = len(keys) if window is None else min(len(keys), window)
     attention_kernel(
-        np.ascontiguousarray(q).reshape(-1), tokens, heads, keys.reshape(-1), values.reshape(-1),
+        q.reshape(-1), tokens, heads, keys.reshape(-1), values.reshape(-1),
         kv.first, kv.first + len(keys) - tokens, window or 0, keys.shape[1], q.shape[2],
         numerics.dtype.type(head_dim**-0.5), kv.format.k_scale, kv.format.v_scale,
         tuple(_on(numerics, point) for point in points), out.reshape(-1),
@@ -174,14 +171,15 @@ def experts(
         for point in ("linear", "mlp.activation", "mlp.product", "experts.weighted")
     )
     sums = []
+    x = _padded(x)
     for block in blocks_of_tokens(ids, x):
-        slots = np.empty((*ids[block].shape, hidden), dtype=x.dtype)
+        slots = np.empty((*ids[block].shape, x.shape[1]), dtype=x.dtype)
         routed_experts(
             x[block].reshape(-1), len(x[block]), ids[block].reshape(-1),
             weights[block].reshape(-1), hidden, width, into, back, table, rounds,
             numba.get_num_threads(), slots.reshape(-1), work=ids[block].size * hidden * width,
         )  # fmt: skip
-        sums.append(sum_of_slots(slots, numerics))
+        sums.append(sum_of_slots(slots[..., :hidden], numerics))
     return np.concatenate(sums)
 
 
