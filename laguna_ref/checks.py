@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -78,3 +80,8 @@ def threads(limit: int | None) -> int | None:
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InputError("threads must be an integer, 1 or more", found=limit)
     return limit
+
+
+def is_count(value: object) -> bool:
+    """Whether ``value`` is an integer, 0 or more; NumPy's integers are too."""
+    return type(value) is not bool and isinstance(value, Integral) and int(value) >= 0

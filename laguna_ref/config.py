@@ -313,6 +313,8 @@ def _score_function(keys: ConfigReader) -> str:
 def _torch_dtype(keys: ConfigReader) -> str:
     old, new = keys.get("torch_dtype"), keys.get("dtype")
     name = new if new is not None else old
+    if old is not None and old != name:
+        raise keys.error("torch_dtype", "contradicts dtype", new, old)
     if name is None:
         return str(keys.take_default("torch_dtype", "bfloat16", "published checkpoints"))
     if name not in ("bfloat16", "float16", "float32"):
@@ -372,7 +374,7 @@ def _rope(keys: ConfigReader, head_dim: int, kinds: Iterable[str]) -> dict[str, 
         if raw.get("rope_type", raw.get("type")) is None:
             raw = {**raw, "rope_type": "default"}
         missing.update(set(shared) - set(raw))
-        result[kind] = parse_rope({**shared, **raw}, head_dim, keys.source, key)
+        result[kind] = parse_rope({**shared, **raw}, head_dim, keys.source, key, keys.unused)
     for key in set(shared) - missing - {"truncate"}:
         keys.note_unused(key, "the parameters of each kind of attention have their own")
     return result

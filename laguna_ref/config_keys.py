@@ -92,7 +92,8 @@ class ConfigReader:
         for key in unknown:
             if key not in self.ignore_keys:
                 raise UnknownConfigKeyError(
-                    f"unknown key (if it is harmless, pass --ignore-config-key {key})",
+                    f"unknown key (if it is harmless, pass --ignore-config-key {key}, "
+                    f"or ignore_config_keys=[{key!r}] in Python)",
                     file=self.source,
                     key=key,
                     found=self.raw[key],

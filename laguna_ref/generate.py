@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,21 +44,18 @@ def generate(
         defaults.sampling.top_p if top_p is None else top_p,
     )
     limit = defaults.max_tokens if max_tokens is None else max_tokens
-    if not is_count(limit):
+    if not checks.is_count(limit):
         raise InputError("max_tokens must be an integer, 0 or more", found=limit)
-    if seed is not None and not is_count(seed):
+    if seed is not None and not checks.is_count(seed):
         raise InputError("seed must be an integer, 0 or more", found=seed)
     stops = frozenset(defaults.stop_ids if stop_ids is None else stop_ids)
+    if any(not checks.is_count(stop) for stop in stops):
+        raise InputError("stop_ids must be token ids", found=sorted(map(str, stops)))
     prompt = checks.tokens(prompt_tokens, model.config, 0)
     # A generator's body runs at the first `next`; the checks above must not wait for it.
     return _generate(
         model, prompt, int(limit), sampling, stops, np.random.default_rng(seed), on_prefill
     )
-
-
-def is_count(value: object) -> bool:
-    """Whether ``value`` is an integer, 0 or more; NumPy's integers are too."""
-    return type(value) is not bool and isinstance(value, Integral) and int(value) >= 0
 
 
 def _generate(

@@ -70,8 +70,10 @@ class LayerCache:
         window: int | None,
         stored: KVFormat,
         numerics: Numerics,
+        limit: int = 2**62,
     ) -> None:
         self.name = name
+        self.limit = limit  # max_position_embeddings: more room is never needed
         self.window = window
         self.format = stored
         self.shape = shape
@@ -145,7 +147,7 @@ class LayerCache:
     def _behind_all(self, keys: Array, values: Array) -> KVSlice:
         end = self.length + len(keys)
         if end > len(self._keys):
-            capacity = max(end, 2 * len(self._keys))
+            capacity = max(end, min(2 * len(self._keys), self.limit))
             self._keys = _grown(self._keys, self.length, capacity)
             self._values = _grown(self._values, self.length, capacity)
         self._keys[self.length : end] = keys
@@ -171,9 +173,19 @@ class KVCache:
     ) -> None:
         shape = (config.num_key_value_heads, config.head_dim)
         self.layers = tuple(
-            LayerCache(f"model.layers.{s.index}.self_attn", shape, s.window, stored, numerics)
+            LayerCache(
+                f"model.layers.{s.index}.self_attn",
+                shape,
+                s.window,
+                stored,
+                numerics,
+                config.max_position_embeddings,
+            )
             for s, stored in zip(config.layers, formats, strict=True)
         )
+
+    def __repr__(self) -> str:
+        return f"<KVCache of {self.length} tokens, {self.nbytes} bytes>"
 
     @property
     def length(self) -> int:
@@ -200,7 +212,7 @@ class KVCache:
         Raises CacheError, and changes nothing, if ``length`` is not within the cache or if a
         sliding layer has overwritten keys that the next token would need.
         """
-        if not 0 <= length <= self.length:
+        if not checks.is_count(length) or length > self.length:
             raise CacheError("cannot truncate", expected=f"0 to {self.length} tokens", found=length)
         for layer in self.layers:
             layer.require_truncatable(length)

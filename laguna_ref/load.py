@@ -35,20 +35,23 @@ def load(
     path: a folder, a Hub id that lies in the local Hub cache (when huggingface_hub is
         installed), or None for the embedded laguna-tiny.
     numerics: ``float32``, ``float64`` or ``bfloat16`` (``laguna_ref/numerics.py``).
-    engine: ``numpy``; ``numba`` is refused until it exists.
+    engine: ``numpy``, the plain one, or ``numba``: compiled, and the same bits for any number of
+        threads and any chunking of the prompt.
     dequant: ``exact`` (integer times scale; the default of float64 and float32) or ``bf16``
         (that product rounded as the released loaders do; the default of bfloat16).
     kv_cache: ``checkpoint`` (FP8 where the checkpoint declares it), ``float`` (the numerics'
         own type) or ``fp8`` (scales 1.0 where the checkpoint has none).
     kv_cache_skip_layers: layers whose cache stays float: indices, ranges such as ``"0-39"``,
         or ``"sliding_window"``, as vLLM's ``--kv-cache-dtype-skip-layers`` takes them.
-    threads: most threads that NumPy's matrix products may use; None leaves them as they are.
+    threads: most threads the model may use; None leaves NumPy's and Numba's own choice.
     ignore_config_keys: unknown keys of config.json to accept.
 
     Raises CheckpointError, ConfigError or InputError, each in one line.
     """
     semantics = numerics_by_name(numerics, dequant)
     operations = engine_by_name(engine)
+    if isinstance(ignore_config_keys, str):
+        ignore_config_keys = (ignore_config_keys,)
     opened = checkpoint.open(resolve(path), ignore_keys=ignore_config_keys)
     fp8_layers = fp8_cache_layers(opened.config, kv_cache, kv_cache_skip_layers)
     return Laguna(opened, operations, semantics, fp8_layers, threads)

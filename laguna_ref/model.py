@@ -68,6 +68,9 @@ class Laguna:
             self.config.norm_topk_prob,
         )
 
+    def __repr__(self) -> str:
+        return f"<Laguna {self.checkpoint.path} {self.numerics.name}>"
+
     def new_cache(self) -> KVCache:
         """An empty key/value cache for one sequence."""
         return KVCache(self.config, self.kv_formats, self.numerics)
@@ -89,7 +92,8 @@ class Laguna:
         With a ``cache`` the tokens continue what it holds and are appended to it. ``positions``
         int [T] overrides the angles of RoPE (default: the tokens' places in the sequence);
         which keys a token sees always follows from its place. Raises InputError, CacheError
-        and NonFiniteError; after an error the cache is as before.
+        and NonFiniteError; after an error the cache is as before, while a recorder may hold
+        the points reached.
         """
         one = self._checked(tokens, 0, cache, positions, trace)
         return self._run([one], last_only)[0]
@@ -108,6 +112,11 @@ class Laguna:
         """
         if len(sequences) == 0:
             raise InputError("a batch must not be empty")
+        for what, given in (("caches", caches), ("traces", traces)):
+            if given is not None and len(given) != len(sequences):
+                raise InputError(
+                    f"{what} must be one a sequence", expected=len(sequences), found=len(given)
+                )
         each: list[_Sequence] = []
         for index, tokens in enumerate(sequences):
             first = each[-1].rows.stop if each else 0
@@ -132,6 +141,9 @@ class Laguna:
         if not isinstance(given, KVCache):
             raise CacheError("not a cache", expected="KVCache", found=type(given).__name__)
         cache.require_layout(self.config, self.kv_formats, self.numerics)
+        recorder: object = trace
+        if not isinstance(recorder, Recorder | None):
+            raise InputError("wrong trace", expected="Recorder", found=type(recorder).__name__)
         if trace is not None:
             trace.require_known(self.config)
         ids = checks.tokens(tokens, self.config, cache.length)
@@ -147,22 +159,24 @@ class Laguna:
         return [logits[part] for part in rows]
 
     def _forward(self, sequences: list[_Sequence], last_only: bool) -> Array:
-        ops, n, w = self.engine, self.numerics, self.weights
+        engine, n, w = self.engine, self.numerics, self.weights
         keep = _keep([(one.rows, one.trace) for one in sequences])
         tokens = np.concatenate([one.tokens for one in sequences])  # T of all sequences together
         positions = np.concatenate([one.positions for one in sequences])
         kinds = {layer.attention: layer.rope for layer in self.config.layers}
-        rope = {kind: ops.rope_tables(spec, positions, n) for kind, spec in kinds.items()}
+        rope = {kind: engine.rope_tables(spec, positions, n) for kind, spec in kinds.items()}
 
-        x = keep("model.embed_tokens", ops.embed(tokens, w.embed_tokens, n))  # [T, D]
+        x = keep("model.embed_tokens", engine.embed(tokens, w.embed_tokens, n))  # [T, D]
         for spec, weights in zip(self.config.layers, w.layers, strict=True):
             kv = [(one.rows, one.cache.layers[spec.index]) for one in sequences]
             x = self._decoder_layer(x, spec, weights, kv, rope[spec.attention], keep)  # [T, D]
         if last_only:
             x = x[[one.rows.stop - 1 for one in sequences]]
             keep = _keep([(slice(i, i + 1), one.trace) for i, one in enumerate(sequences)])
-        x = keep("model.norm", ops.rms_norm(x, w.norm, self.config.rms_norm_eps, n))
-        return keep("lm_head", ops.linear(x, w.lm_head, n))  # [T, V]
+        x = keep("model.norm", engine.rms_norm(x, w.norm, self.config.rms_norm_eps, n))
+        logits = engine.linear(x, w.lm_head, n)  # [T, V]
+        checks.finite(logits, "lm_head")
+        return keep("lm_head", logits)
 
     def _decoder_layer(
         self,
@@ -173,18 +187,18 @@ class Laguna:
         rope: tuple[Array, Array],
         keep: Keep,
     ) -> Array:
-        ops, n, eps = self.engine, self.numerics, self.config.rms_norm_eps
+        engine, n, eps = self.engine, self.numerics, self.config.rms_norm_eps
         at = f"model.layers.{spec.index}"
-        h = keep(f"{at}.input_layernorm", ops.rms_norm(x, w.input_layernorm, eps, n))
+        h = keep(f"{at}.input_layernorm", engine.rms_norm(x, w.input_layernorm, eps, n))
         h = self._attention(h, spec, w.self_attn, kv, rope, f"{at}.self_attn", keep)
-        x = ops.add(x, h, n)
-        h = ops.rms_norm(x, w.post_attention_layernorm, eps, n)
+        x = engine.add(x, h, n)
+        h = engine.rms_norm(x, w.post_attention_layernorm, eps, n)
         keep(f"{at}.post_attention_layernorm", h)
         if isinstance(w.mlp, SparseMLPWeights):
             h = self._sparse_mlp(h, w.mlp, f"{at}.mlp", keep)
         else:
             h = self._dense_mlp(h, w.mlp, f"{at}.mlp", keep)
-        x = ops.add(x, h, n)
+        x = engine.add(x, h, n)
         checks.finite(x, at)
         return keep(at, x)  # [T, D]
 
@@ -198,44 +212,45 @@ class Laguna:
         at: str,
         keep: Keep,
     ) -> Array:
-        ops, n, eps = self.engine, self.numerics, self.config.rms_norm_eps
+        engine, n, eps = self.engine, self.numerics, self.config.rms_norm_eps
         heads = (len(h), -1, spec.head_dim)
         # h is the normed hidden state [T, D]; it feeds the gate as well as q, k and v.
-        q = keep(f"{at}.q_proj", ops.linear(h, w.q_proj, n)).reshape(heads)  # [T, H, C]
-        k = keep(f"{at}.k_proj", ops.linear(h, w.k_proj, n)).reshape(heads)  # [T, G, C]
-        v = keep(f"{at}.v_proj", ops.linear(h, w.v_proj, n)).reshape(heads)  # [T, G, C]
-        q = keep(f"{at}.q_norm", ops.rms_norm(q, w.q_norm, eps, n))
-        k = keep(f"{at}.k_norm", ops.rms_norm(k, w.k_norm, eps, n))
-        q = keep(f"{at}.q_rope", ops.apply_rope(q, *rope, n))
-        k = keep(f"{at}.k_rope", ops.apply_rope(k, *rope, n))
+        q = keep(f"{at}.q_proj", engine.linear(h, w.q_proj, n)).reshape(heads)  # [T, H, C]
+        k = keep(f"{at}.k_proj", engine.linear(h, w.k_proj, n)).reshape(heads)  # [T, G, C]
+        v = keep(f"{at}.v_proj", engine.linear(h, w.v_proj, n)).reshape(heads)  # [T, G, C]
+        q = keep(f"{at}.q_norm", engine.rms_norm(q, w.q_norm, eps, n))
+        k = keep(f"{at}.k_norm", engine.rms_norm(k, w.k_norm, eps, n))
+        q = keep(f"{at}.q_rope", engine.apply_rope(q, *rope, n))
+        k = keep(f"{at}.k_rope", engine.apply_rope(k, *rope, n))
 
         # Each sequence of a batch looks at its own S keys and values, its new ones included.
         seen = [(rows, layer.append(k[rows], v[rows])) for rows, layer in kv]
         cached = [slice_.newest(rows.stop - rows.start, n) for rows, slice_ in seen]
         keep(f"{at}.k_cached", np.concatenate([keys for keys, _ in cached]))
         keep(f"{at}.v_cached", np.concatenate([values for _, values in cached]))
-        parts = [ops.attention(q[rows], slice_, spec.window, n) for rows, slice_ in seen]
+        parts = [engine.attention(q[rows], slice_, spec.window, n) for rows, slice_ in seen]
         attended = keep(f"{at}.attention", np.concatenate(parts))  # [T, H, C]
 
-        gate_logits = keep(f"{at}.g_proj", ops.linear(h, w.g_proj, n))  # [T, H] or [T, H*C]
-        gate = keep(f"{at}.gate", ops.gate_values(gate_logits, spec.gate_activation, n))
-        gated = ops.apply_gate(attended, gate, n)  # [T, H*C]
-        return keep(at, keep(f"{at}.o_proj", ops.linear(gated, w.o_proj, n)))  # [T, D]
+        gate_logits = keep(f"{at}.g_proj", engine.linear(h, w.g_proj, n))  # [T, H] or [T, H*C]
+        gate = keep(f"{at}.gate", engine.gate_values(gate_logits, spec.gate_activation, n))
+        gated = engine.apply_gate(attended, gate, n)  # [T, H*C]
+        return keep(at, keep(f"{at}.o_proj", engine.linear(gated, w.o_proj, n)))  # [T, D]
 
     def _dense_mlp(self, h: Array, w: MLPWeights, at: str, keep: Keep) -> Array:
         return keep(at, self.engine.mlp(h, w, self.numerics))  # [T, D]
 
     def _sparse_mlp(self, h: Array, w: SparseMLPWeights, at: str, keep: Keep) -> Array:
-        ops, n = self.engine, self.numerics
+        engine, n = self.engine, self.numerics
         bias = w.e_score_correction_bias
-        logits, ids, weights = ops.route(h, w.gate, bias, self.router, n)  # [T, E], 2 x [T, K]
+        logits, ids, weights = engine.route(h, w.gate, bias, self.router, n)  # [T, E], 2 x [T, K]
+        checks.finite(logits, f"{at}.gate")
         keep(f"{at}.gate", logits)
         keep(f"{at}.topk_ids", ids)
         keep(f"{at}.topk_weights", weights)
-        routed = keep(f"{at}.experts", ops.experts(h, ids, weights, w.experts, n))
-        shared = keep(f"{at}.shared_experts", ops.mlp(h, w.shared_experts, n))
+        routed = keep(f"{at}.experts", engine.experts(h, ids, weights, w.experts, n))
+        shared = keep(f"{at}.shared_experts", engine.mlp(h, w.shared_experts, n))
         factor = self.config.moe_routed_scaling_factor
-        return keep(at, ops.combine(routed, shared, factor, n))  # [T, D]
+        return keep(at, engine.combine(routed, shared, factor, n))  # [T, D]
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def parse_quantization(raw: Any, source: str) -> QuantizationConfig:
         raise ConfigError(
             "sparse weights are not supported", file=source, key=f"{key}.sparsity_config"
         )
+    _refuse_online_transforms(raw.get("transform_config"), source)
     groups = raw.get("config_groups") or {}
     if not isinstance(groups, dict):
         raise ConfigError("must be an object", file=source, key=f"{key}.config_groups")
@@ -120,6 +121,8 @@ def _parse_group(name: str, raw: Any, whole: dict[str, Any], source: str) -> Qua
     if not isinstance(raw, dict) or not isinstance(raw.get("weights"), dict):
         raise ConfigError("must be an object with weights", file=source, key=key, found=raw)
     weights = raw["weights"]
+    _refuse_unknown(raw, _GROUP_KEYS, source, key)
+    _refuse_unknown(weights, _ARGUMENT_KEYS, source, f"{key}.weights")
     kind = raw.get("format") or whole.get("format")
     if kind == "pack-quantized":
         bits, group = weights.get("num_bits"), weights.get("group_size")
@@ -156,7 +159,14 @@ def _parse_group(name: str, raw: Any, whole: dict[str, Any], source: str) -> Qua
         weight_format = WeightFormat(kind, bits, group)
     elif kind in ("float-quantized", "nvfp4-pack-quantized"):
         # Known by name, so that a config can be inspected; opening such weights is refused.
-        weight_format = WeightFormat(kind, weights.get("num_bits"), weights.get("group_size"))
+        bits, group = weights.get("num_bits"), weights.get("group_size")
+        for name, value in (("num_bits", bits), ("group_size", group)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(
+                    "wrong value", file=source, key=f"{key}.weights.{name}",
+                    expected="a positive integer or null", found=value,
+                )  # fmt: skip
+        weight_format = WeightFormat(kind, bits, group)
     else:
         raise ConfigError("unknown weight format", file=source, key=f"{key}.format", found=kind)
     return QuantizationGroup(
@@ -169,6 +179,7 @@ def _patterns(raw: Any, source: str, key: str) -> tuple[str, ...]:
         raise ConfigError("must be a list of strings", file=source, key=key, found=raw)
     for item in raw:
         if item.startswith("re:"):
+            _refuse_slow_pattern(item, source, key)
             try:
                 re.compile(item[3:])
             except (re.error, OverflowError, RecursionError) as problem:
@@ -176,11 +187,57 @@ def _patterns(raw: Any, source: str, key: str) -> tuple[str, ...]:
     return tuple(raw)
 
 
+_GROUP_KEYS = {"targets", "weights", "input_activations", "output_activations", "format"}
+_ARGUMENT_KEYS = {
+    "actorder", "block_structure", "dynamic", "group_size", "num_bits", "observer",
+    "observer_kwargs", "scale_dtype", "strategy", "symmetric", "type", "zp_dtype",
+}  # fmt: skip
+"""compressed-tensors ``QuantizationArgs``; what is not checked by name is of the quantiser."""
+
+
+def _refuse_unknown(raw: dict[str, Any], known: set[str], source: str, key: str) -> None:
+    for name in raw:
+        if name not in known:
+            raise ConfigError("unknown key", file=source, key=f"{key}.{name}", found=raw[name])
+
+
+def _refuse_online_transforms(raw: Any, source: str) -> None:
+    """Rotations of weights were done when they were stored; others would be ours to do."""
+    groups = raw.get("config_groups", {}) if isinstance(raw, dict) else {}
+    for name, group in groups.items() if isinstance(groups, dict) else ():
+        applied = group.get("apply", []) if isinstance(group, dict) else []
+        for entry in applied if isinstance(applied, list) else ():
+            location = entry.get("location") if isinstance(entry, dict) else entry
+            if location not in ("weight_input", "weight_output"):
+                raise ConfigError(
+                    "transforms at run time are not supported", file=source,
+                    key=f"quantization_config.transform_config.config_groups.{name}",
+                    expected="location weight_input or weight_output", found=location,
+                )  # fmt: skip
+
+
+def _refuse_slow_pattern(pattern: str, source: str, key: str) -> None:
+    """A pattern that backtracks without end would hang the reader.
+
+    Repeating a group, or more than three open repetitions, is what it takes; published
+    patterns have two.
+    """
+    repeats = len(re.findall(r"(?<!\\)[*+]|\{\d*,\d*\}", pattern))
+    if re.search(r"\)\s*[*+{]", pattern) or repeats > 3:
+        raise ConfigError(
+            "pattern could take for ever to match", file=source, key=key,
+            expected="no repeated group, at most three repetitions", found=pattern,
+        )  # fmt: skip
+
+
 def _parse_kv_cache_scheme(raw: Any, source: str) -> bool:
     if raw is None:
         return False
     if not isinstance(raw, dict):
-        raise ConfigError("must be an object", file=source, key="kv_cache_scheme", found=raw)
+        raise ConfigError(
+            "must be an object", file=source, key="quantization_config.kv_cache_scheme", found=raw
+        )
+    _refuse_unknown(raw, _ARGUMENT_KEYS, source, "quantization_config.kv_cache_scheme")
     expected = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True}
     found = {name: raw.get(name, value) for name, value in expected.items()}
     if found != expected or raw.get("dynamic"):

@@ -89,8 +89,18 @@ _USED = {
 }
 
 
-def parse_rope(raw: dict[str, Any], head_dim: int, source: str, key: str) -> RopeSpec:
-    """One kind's RoPE parameters; raises ConfigError for anything it cannot honour."""
+def parse_rope(
+    raw: dict[str, Any],
+    head_dim: int,
+    source: str,
+    key: str,
+    unused: list[tuple[str, str]] | None = None,
+) -> RopeSpec:
+    """One kind's RoPE parameters; raises ConfigError for anything it cannot honour.
+
+    Keys without effect are added to ``unused`` with the reason.
+    """
+    unused = [] if unused is None else unused
 
     def number(name: str, default: float | None = None) -> float:
         value = raw.get(name)
@@ -112,6 +122,11 @@ def parse_rope(raw: dict[str, Any], head_dim: int, source: str, key: str) -> Rop
             "unknown RoPE key", file=source, key=f"{key}.{unknown[0]}", found=raw[unknown[0]]
         )
     rope_type = raw.get("rope_type", raw.get("type"))
+    if raw.get("type", rope_type) != rope_type:
+        raise ConfigError(
+            "contradicts rope_type", file=source, key=f"{key}.type", expected=rope_type,
+            found=raw["type"],
+        )  # fmt: skip
     if rope_type not in ("default", "yarn"):
         raise ConfigError(
             "unsupported RoPE", file=source, key=f"{key}.rope_type", expected="default or yarn",
@@ -132,18 +147,20 @@ def parse_rope(raw: dict[str, Any], head_dim: int, source: str, key: str) -> Rop
         raise ConfigError("must exceed 1", file=source, key=f"{key}.rope_theta", found=theta)
     if rope_type == "default":
         # Transformers ignores every other key of plain RoPE, attention_factor included.
+        plain = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+        unused += [(f"{key}.{name}", "plain RoPE has none") for name in sorted(set(raw) - plain)]
         return RopeSpec("default", theta, rotary_dim, 1.0, "plain RoPE has none")
     context = number("original_max_position_embeddings")
-    if context < 1:
+    if context < 1 or context != int(context):
         raise ConfigError(
-            "must be at least 1", file=source,
+            "must be a whole number, 1 or more", file=source,
             key=f"{key}.original_max_position_embeddings", found=context,
         )  # fmt: skip
     truncate = raw.get("truncate", True)
     if not isinstance(truncate, bool):
         raise ConfigError("must be a boolean", file=source, key=f"{key}.truncate", found=truncate)
     factor = number("factor")
-    attention_factor, origin = _attention_factor(raw, factor, number)
+    attention_factor, origin = _attention_factor(raw, factor, number, key, unused)
     return RopeSpec(
         "yarn",
         theta,
@@ -159,15 +176,20 @@ def parse_rope(raw: dict[str, Any], head_dim: int, source: str, key: str) -> Rop
     )
 
 
-def _attention_factor(raw: dict[str, Any], factor: float, number: Any) -> tuple[float, str]:
+def _attention_factor(
+    raw: dict[str, Any], factor: float, number: Any, key: str, unused: list[tuple[str, str]]
+) -> tuple[float, str]:
     """What the config states, 1.0 included; only without it the paper's 0.1 ln(factor) + 1."""
+    mscales = [name for name in ("mscale", "mscale_all_dim") if raw.get(name)]
     if raw.get("attention_factor") is not None:
+        unused += [(f"{key}.{name}", "attention_factor decides") for name in mscales]
         return number("attention_factor"), "config"
 
     def mscale(scale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * scale * log(factor) + 1.0
 
-    if raw.get("mscale") and raw.get("mscale_all_dim"):
+    if len(mscales) == 2:
         ratio = mscale(number("mscale")) / mscale(number("mscale_all_dim"))
         return ratio, "mscale / mscale_all_dim"
+    unused += [(f"{key}.{name}", "has effect only beside the other mscale") for name in mscales]
     return mscale(1.0), "0.1 ln(factor) + 1"

@@ -11,6 +11,7 @@ import numpy as np
 from laguna_ref.checkpoint import Checkpoint
 from laguna_ref.checkpoint.formats import Weight
 from laguna_ref.config import LayerSpec
+from laguna_ref.errors import CheckpointError
 from laguna_ref.numerics import Array
 
 
@@ -164,9 +165,15 @@ def _read_attention(checkpoint: Checkpoint, layer: int) -> AttentionWeights:
 
 
 def _read_sparse_mlp(checkpoint: Checkpoint, prefix: str) -> SparseMLPWeights:
+    bias = checkpoint.tensor(f"{prefix}.experts.e_score_correction_bias")
+    if not np.isfinite(bias).all():
+        # No later check would find it: an expert with a NaN is just never chosen.
+        raise CheckpointError(
+            "not finite", file=checkpoint.path, tensor=f"{prefix}.experts.e_score_correction_bias"
+        )
     return SparseMLPWeights(
         gate=checkpoint.weight(f"{prefix}.gate"),
-        e_score_correction_bias=checkpoint.tensor(f"{prefix}.experts.e_score_correction_bias"),
+        e_score_correction_bias=bias,
         experts=Experts(checkpoint, f"{prefix}.experts", checkpoint.config.num_experts),
         shared_experts=read_mlp(checkpoint, f"{prefix}.shared_expert"),
     )

@@ -114,7 +114,7 @@ def baseline(options: argparse.Namespace) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path("/tmp/laguna_tiny"))
+    parser.add_argument("--work", type=Path, default=Path("build/laguna_tiny"))
     parser.add_argument("--seed", type=int, default=1)
     stages = parser.add_subparsers(required=True)
     for stage in (corpus, tokenizer, check, train, export, evaluate, baseline):

@@ -81,11 +81,19 @@ def _report(problem: Exception, as_json: bool) -> int:
     """Prints the error; returns the exit code."""
     with contextlib.suppress(BrokenPipeError):
         if as_json:
-            text = json.dumps({"error": error_object(problem)}, default=str)
-            click.echo(text)
+            click.echo(_as_json(error_object(problem)))
         else:
             click.echo(f"Error: {one_line(problem)}", err=True)
     return BAD_INPUT
+
+
+def _as_json(parts: dict[str, Any]) -> str:
+    """JSON proper: NaN and infinities, which it cannot spell, become words."""
+    try:
+        return json.dumps({"error": parts}, default=str, allow_nan=False)
+    except ValueError:
+        words = {name: None if value is None else str(value) for name, value in parts.items()}
+        return json.dumps({"error": words})
 
 
 def _leave(code: int) -> NoReturn:

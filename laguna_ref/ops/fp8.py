@@ -20,6 +20,7 @@ def fp8_encode(x: Array, scale: np.float32, name: str) -> Array:
 
     Shapes: any -> uint8 of the same shape. ``name`` is said in the NonFiniteError that a NaN
     raises, since a NaN in the cache would spread to every later token.
+    An infinity saturates like any other number beyond 448.
     Dtypes: division in float32, then round to nearest even.
     Follows: vLLM ``csrc/cache_kernels.cu`` (a true division, saturating).
     Easy to get wrong: libraries disagree beyond 464 (torch saturates, ml_dtypes gives NaN), so
