@@ -28,7 +28,7 @@ _cosine_tail = polynomial(*((-1) ** k / math.factorial(2 * k) for k in range(2, 
 
 @njit
 def cosine_and_sine(x):
-    """Of eight float64 angles, 0 <= x < 2**20; within 1 ulp (float64).
+    """Of eight float64 angles, 0 <= x < 2**20; within 2 ulp (float64).
 
     The angle is reduced by a multiple n of pi/2. The first step is exact: both terms are
     multiples of 2**-52 and their difference is below 1.

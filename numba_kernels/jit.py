@@ -51,7 +51,7 @@ if _FOLDER is not None:
     numba.config.CACHE_DIR = str(_FOLDER)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """Numba's, for which a full disk or a file cut off by a loss of power is no error."""
 
     def load_overload(self, signature: Any, target: Any) -> Any:

@@ -14,7 +14,7 @@ import click
 
 from laguna_ref.cli.errors import run
 
-COMMANDS = ("generate", "logits", "inspect", "trace", "synth")
+COMMANDS = ("generate", "logits", "inspect", "trace", "synth", "golden", "bench")
 
 
 class LazyGroup(click.Group):

@@ -1,0 +1,1 @@
+"""Committed results that any machine can recompute."""

@@ -1,0 +1,80 @@
+"""What every sum of the kernels is defined to be, in exact arithmetic rounded step by step.
+
+Element k of a sum goes to lane ``k mod 8``, each lane adds with fused multiply-adds in order of
+k, and the lanes are added by a fixed tree. Slow; it shares no code with the kernels and uses
+neither a library's fma nor its order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+LANES = 8
+BLOCK = 64
+"""Positions that attention's weighted sum of values takes by themselves."""
+
+
+def nearest(x: Fraction, dtype: Any) -> Any:
+    """``x`` correctly rounded to float32 or float64 (in the range of normal numbers)."""
+    near = float(x)  # Python divides integers with one rounding
+    if np.dtype(dtype) == np.float64 or Fraction(near) == x:
+        return np.dtype(dtype).type(near)
+    # Rounding to float64 first must not make a tie: of the two neighbours take the odd one.
+    other = np.nextafter(near, np.inf if x > Fraction(near) else -np.inf)
+    odd = near if np.float64(near).view(np.int64) & 1 else other
+    return np.dtype(dtype).type(odd)
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c`` rounded once, in the type of ``c``."""
+    exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    return nearest(exact, c.dtype) if exact else c.dtype.type(0)
+
+
+def tree(lanes: Sequence[Any]) -> Any:
+    """Halves added until one is left: (0+4), (1+5), ..., then (0+2), (1+3), then (0+1)."""
+    while len(lanes) > 1:
+        half = len(lanes) // 2
+        lanes = [lanes[i] + lanes[half + i] for i in range(half)]
+    return lanes[0]
+
+
+def dot(a: Iterable[Any], b: Iterable[Any], dtype: Any) -> Any:
+    """The dot product of two vectors."""
+    lanes = [np.dtype(dtype).type(0)] * LANES
+    for k, (x, y) in enumerate(zip(a, b, strict=True)):
+        lanes[k % LANES] = fma(x, y, lanes[k % LANES])
+    return tree(lanes)
+
+
+def product(x: Array, weight: Array) -> Array:
+    """``x W^T``."""
+    return np.array([[dot(row, token, x.dtype) for row in weight] for token in x], x.dtype)
+
+
+def lane_sum(values: Iterable[Any], first: int, dtype: Any) -> Any:
+    """A plain sum whose element k goes to lane ``(first + k) mod 8``."""
+    lanes = [np.dtype(dtype).type(0)] * LANES
+    for k, value in enumerate(values):
+        lanes[(first + k) % LANES] = lanes[(first + k) % LANES] + value
+    return tree(lanes)
+
+
+def weighted_sum(weights: Sequence[Any], rows: Array, first: int) -> Array:
+    """Rows at absolute positions ``first``, first + 1, ..., each block of 64 by itself."""
+    total = np.zeros(rows.shape[1], rows.dtype)
+    for block in range(first // BLOCK * BLOCK, first + len(rows), BLOCK):
+        part = np.zeros(rows.shape[1], rows.dtype)
+        for position in range(max(block, first), min(block + BLOCK, first + len(rows))):
+            row = rows[position - first]
+            weight = weights[position - first]
+            part = np.array([fma(weight, v, s) for v, s in zip(row, part, strict=True)])
+        total = total + part
+    return total
