@@ -27,7 +27,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int | None = None,
-    stop_ids: Iterable[int] | None = None,
+    stop_ids: Iterable[int] | int | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
 ) -> Iterator[int]:
     """Yields the tokens that follow ``prompt_tokens``, the stop token not included.
@@ -48,6 +48,8 @@ def generate(
         raise InputError("max_tokens must be an integer, 0 or more", found=limit)
     if seed is not None and not checks.is_count(seed):
         raise InputError("seed must be an integer, 0 or more", found=seed)
+    if isinstance(stop_ids, int):
+        stop_ids = (stop_ids,)
     stops = frozenset(defaults.stop_ids if stop_ids is None else stop_ids)
     if any(not checks.is_count(stop) for stop in stops):
         raise InputError("stop_ids must be token ids", found=sorted(map(str, stops)))

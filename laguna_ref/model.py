@@ -91,7 +91,9 @@ class Laguna:
 
         With a ``cache`` the tokens continue what it holds and are appended to it. ``positions``
         int [T] overrides the angles of RoPE (default: the tokens' places in the sequence);
-        which keys a token sees always follows from its place. Raises InputError, CacheError
+        which keys a token sees always follows from its place. However the tokens are cut into
+        calls, the numba engine gives the same bits; the numpy engine the same numbers to rounding,
+        which an FP8 cache can magnify (docs/numerics.md). Raises InputError, CacheError
         and NonFiniteError; after an error the cache is as before, while a recorder may hold
         the points reached.
         """

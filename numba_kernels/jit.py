@@ -12,6 +12,7 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -74,6 +75,20 @@ def _compiled(function: Any, **options: Any) -> Any:
     return dispatcher
 
 
+def _named(function: Any, suffix: str) -> Any:
+    """The same function under another name.
+
+    Numba's cache tells functions apart by name, not by options: under one name the two bodies
+    of a kernel would be loaded for each other.
+    """
+    copy = FunctionType(
+        function.__code__, function.__globals__, function.__name__, None, function.__closure__
+    )
+    copy.__module__, copy.__doc__ = function.__module__, function.__doc__
+    copy.__qualname__ = f"{function.__qualname__}_{suffix}"
+    return copy
+
+
 def single(function: Any) -> Any:
     """Compiles a function that is called from Python and runs on the calling thread."""
     return _compiled(function)
@@ -87,8 +102,8 @@ class Kernel:
     """
 
     def __init__(self, function: Any) -> None:
-        self.on_all_threads = _compiled(function, parallel=True)
-        self.on_this_thread = single(function)
+        self.on_all_threads = _compiled(_named(function, "on_all_threads"), parallel=True)
+        self.on_this_thread = _compiled(_named(function, "on_this_thread"))
         self.__doc__ = function.__doc__
 
     def __call__(self, *arguments: Any, work: int = SMALL_WORK) -> None:

@@ -77,9 +77,9 @@ def _check_finite(checkpoint: Checkpoint, name: str) -> None:
         bad = ~np.isfinite(values[start : start + CHUNK_ELEMENTS])
         if bad.any():
             position = start + int(np.argmax(bad))
+            where = [int(i) for i in np.unravel_index(position, checkpoint.tensors[name].shape)]
             raise CheckpointError(
-                f"element {np.unravel_index(position, checkpoint.tensors[name].shape)} is not "
-                "a number",
+                f"element {where} is not finite",
                 file=checkpoint.tensors[name].file.path,
                 tensor=name,
                 expected="finite values",

@@ -118,3 +118,20 @@ def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert jit.cache_folder() == tmp_path / "xdg" / "laguna_ref" / f"kernels-{jit.source_digest()}"
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "named"))
     assert jit.cache_folder() == tmp_path / "named" / f"kernels-{jit.source_digest()}"
+
+
+CALLS_BOTH_BODIES = """
+import numpy as np
+from numba_kernels import rows
+x = np.ones(64, np.float32)
+rows.exp(x, np.empty_like(x), work=0)
+rows.exp(x, np.empty_like(x))
+"""
+
+
+def test_the_two_bodies_of_a_kernel_are_kept_apart(tmp_path: Path) -> None:
+    """They have one source; loaded for each other, all threads would be one, or one all."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", CALLS_BOTH_BODIES], env=environment, check=True)
+    kept = sorted(path.name.split("-")[0] for path in tmp_path.rglob("rows.*.nbi"))
+    assert kept == ["rows.exp_on_all_threads", "rows.exp_on_this_thread"]
