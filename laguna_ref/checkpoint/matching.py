@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from laguna_ref.checkpoint.names import TensorRule, refuse_unsupported, tensor_r
 from laguna_ref.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
 from laguna_ref.config import LagunaConfig
 from laguna_ref.errors import CheckpointError
+from laguna_ref.ranges import ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def match(config: LagunaConfig, found: Mapping[str, StoredTensor], folder: Path)
     or of another shape or dtype than ``config`` says.
     """
     refuse_unsupported(config)
-    config = settle_gates(config, found)
+    config = settle_gates(config, lambda name: found[name].shape if name in found else None)
     tensors: dict[str, StoredTensor] = {}
     rules: dict[str, TensorRule] = {}
     missing: list[TensorRule] = []
@@ -93,17 +94,20 @@ def match(config: LagunaConfig, found: Mapping[str, StoredTensor], folder: Path)
     return Match(config, tensors, rules, _notes(config, tensors))
 
 
-def settle_gates(config: LagunaConfig, found: Mapping[str, StoredTensor]) -> LagunaConfig:
+def settle_gates(
+    config: LagunaConfig, shape_of: Callable[[str], tuple[int, ...] | None]
+) -> LagunaConfig:
     """``gating: true`` means per head or per element: the width of ``g_proj`` decides.
 
-    A config that says which, in ``gating`` or ``gating_types``, is left as it is.
+    A config that says which, in ``gating`` or ``gating_types``, is left as it is. ``shape_of``
+    gives a tensor's shape by its name, None where there is none.
     """
     if config.gating is not True or config.raw.get("gating_types") is not None:
         return config
     for layer in config.layers:
-        stored = found.get(f"model.layers.{layer.index}.self_attn.g_proj.weight")
         per_element = (layer.num_heads * layer.head_dim, config.hidden_size)
-        if stored is not None and layer.head_dim > 1 and stored.shape == per_element:
+        shape = shape_of(f"model.layers.{layer.index}.self_attn.g_proj.weight")
+        if layer.head_dim > 1 and shape == per_element:
             config = config.with_gate(layer.index, "per-element")
     return config
 
@@ -154,11 +158,11 @@ def _notes(config: LagunaConfig, tensors: Mapping[str, StoredTensor]) -> list[st
         have["both" if len(names) == 2 else names[0] if names else "none"].append(layer.index)
     notes = []
     if config.kv_cache_fp8 and have["none"]:
-        notes.append(f"no k_scale and v_scale in layers {_ranges(have['none'])}: 1.0 is used")
+        notes.append(f"no k_scale and v_scale in layers {ranges(have['none'])}: 1.0 is used")
     for name, other in (("k_scale", "v_scale"), ("v_scale", "k_scale")):
         if have[name]:
             notes.append(
-                f"{name} without {other} in layers {_ranges(have[name])}: "
+                f"{name} without {other} in layers {ranges(have[name])}: "
                 f"it serves for both, as in vLLM"
             )
     if not config.kv_cache_fp8 and len(have["none"]) < len(config.layers):
@@ -167,17 +171,6 @@ def _notes(config: LagunaConfig, tensors: Mapping[str, StoredTensor]) -> list[st
             "used only with an FP8 cache asked for"
         )
     return notes
-
-
-def _ranges(numbers: list[int]) -> str:
-    """``[0, 1, 2, 5]`` as ``0-2, 5``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def _expectation(rule: TensorRule) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laguna_ref.checkpoint.formats.packed_int import group_scales, pack, quantise
+from laguna_ref.checkpoint.matching import settle_gates
 from laguna_ref.checkpoint.names import TensorRule, tensor_rules
 from laguna_ref.checkpoint.safetensors_file import DTYPES
 from laguna_ref.checkpoint.safetensors_writer import TensorSpec
@@ -36,7 +37,7 @@ def plan(config: LagunaConfig, tensors: Tensors, *, weight_shape: bool) -> list[
 
     Raises CheckpointError for a tensor that is missing or has no place in the layout.
     """
-    config = _settle_gates(config, tensors)
+    config = settle_gates(config, lambda name: np.shape(tensors[name]) if name in tensors else None)
     names = set(tensors)
     unused = set(names)
     planned = []
@@ -60,18 +61,6 @@ def plan(config: LagunaConfig, tensors: Tensors, *, weight_shape: bool) -> list[
     if unused:
         raise CheckpointError("array given that the config leaves no place for", tensor=min(unused))
     return planned
-
-
-def _settle_gates(config: LagunaConfig, tensors: Tensors) -> LagunaConfig:
-    """As for reading: ``gating: true`` is decided by the shape of ``g_proj``."""
-    if config.gating is not True or config.raw.get("gating_types") is not None:
-        return config
-    for layer in config.layers:
-        name = f"model.layers.{layer.index}.self_attn.g_proj.weight"
-        rows = layer.num_heads * layer.head_dim
-        if layer.head_dim > 1 and name in tensors and len(tensors[name]) == rows:
-            config = config.with_gate(layer.index, "per-element")
-    return config
 
 
 def _source(rule: TensorRule, names: set[str]) -> str | None:

@@ -9,8 +9,9 @@ import click
 
 from laguna_ref.cli.errors import BAD_INPUT, error_object
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
-from laguna_ref.cli.output import human, print_json, print_pairs, print_table, progress, ranges
+from laguna_ref.cli.output import human, print_json, print_pairs, print_table, progress
 from laguna_ref.errors import InputError
+from laguna_ref.ranges import ranges
 
 if TYPE_CHECKING:
     from laguna_ref.checkpoint import Checkpoint

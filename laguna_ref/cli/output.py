@@ -49,21 +49,6 @@ def human(number: float, unit: str = "") -> str:
     return f"{value:.{digits}f} {prefix}{unit}"
 
 
-def ranges(indices: Iterable[int]) -> str:
-    """Indices as ranges.
-
-    >>> ranges([0, 1, 2, 5, 7, 8])
-    '0-2, 5, 7-8'
-    """
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1][1:] = [index]
-        else:
-            runs.append([index])
-    return ", ".join("-".join(map(str, run)) for run in runs)
-
-
 def console(*, stderr: bool = False) -> Console:
     """A rich console for stdout (or stderr); wide where it is not a terminal."""
     from rich.console import Console

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laguna_ref.cli.output import human, ranges
+from laguna_ref.cli.output import human
+from laguna_ref.ranges import ranges
 
 
 @pytest.mark.parametrize(
