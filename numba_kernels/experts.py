@@ -14,12 +14,11 @@ from numba import njit, prange
 from numba_kernels.float_mode import exact_floats, restore_floats
 from numba_kernels.formats import placed
 from numba_kernels.jit import kernel
-from numba_kernels.matrix import panel_times_tokens, rows_times_vector, unpack
+from numba_kernels.matrix import aligned, rows_times_pairs, rows_times_vector
 from numba_kernels.rows import rounded, swiglu_row
 from numba_kernels.simd import load, splat, store, zeros
 
 PIECE_ROWS = 32
-TOKEN_BLOCK = 64
 UNPACK_COST = 8
 """Unpacking a row of weights costs about as much as multiplying it with so many tokens."""
 
@@ -59,57 +58,29 @@ def deal(starts, rows, workers):
 
 
 @njit
-def pair_up(starts):
-    """Where each expert's packed pairs begin, when an odd token is paired with zeros."""
-    pairs = np.zeros(len(starts), np.int64)
-    for expert in range(len(starts) - 1):
-        pairs[expert + 1] = pairs[expert] + (starts[expert + 1] - starts[expert] + 1) // 2
-    return pairs
-
-
-@njit
-def pack(x, source, columns, starts, pairs, expert, packed):
-    """An expert's tokens, rows ``source[i]`` of x, as the pairs that tiles read."""
-    blocks = columns // 8
-    first, last = starts[expert], starts[expert + 1]
-    if last - first > 1:
-        for i in range(first, last + (last - first) % 2):
-            t = i - first
-            base = (pairs[expert] + t // 2) * blocks * 16 + (t % 2) * 8
-            for block in range(blocks):
-                if i < last:
-                    store(packed, base + block * 16, load(x, source[i] * columns + block * 8))
-                else:
-                    store(packed, base + block * 16, zeros(x[0]))
-
-
-@njit
-def multiply(w, first, last, x, source, packed, begin, tokens, first_pair, out, stride):
-    """Rows ``first`` to ``last`` times an expert's tokens: row r of token i to
-    ``out[(begin + i) * stride + r]``."""
-    if tokens == 1:
-        start = source[begin] * w.columns
-        rows_times_vector(w, first, last, x, start, out, begin * stride + first)
+def pack(x, source, columns, packed):
+    """Tokens, rows ``source`` of x, as the pairs that tiles read; a single one is left alone."""
+    count = len(source)
+    if count == 1:
         return
-    rows = last - first
-    padded = (rows + 3) // 4 * 4
-    panel = np.empty(padded * w.columns, x.dtype)
-    panel[rows * w.columns :] = 0
-    unpack(w, first, last, 0, w.columns, panel)
-    scratch = np.empty(TOKEN_BLOCK * padded, x.dtype)
-    no_lanes = np.empty(1, x.dtype)
-    pair_size = w.columns * 2
-    pairs = (tokens + 1) // 2
-    for start in range(0, pairs, TOKEN_BLOCK // 2):
-        count = min(TOKEN_BLOCK // 2, pairs - start)
-        panel_times_tokens(
-            panel, padded, w.columns, packed, (first_pair + start) * pair_size, pair_size,
-            count, no_lanes, 0, 1, scratch, 0, padded,
-        )  # fmt: skip
-        for t in range(min(2 * count, tokens - 2 * start)):
-            where = (begin + 2 * start + t) * stride
-            for row in range(rows):
-                out[where + first + row] = scratch[t * padded + row]
+    for i in range(count + count % 2):
+        base = (i // 2) * columns * 2 + i % 2 * 8
+        for column in range(0, columns, 8):
+            if i < count:
+                store(packed, base + 2 * column, load(x, source[i] * columns + column))
+            else:
+                store(packed, base + 2 * column, zeros(x[0]))
+
+
+@njit
+def multiply(w, first, last, x, source, packed, totals, step):
+    """Rows ``first`` to ``last`` times an expert's tokens: row r of token t to
+    ``totals[t * step + r]``."""
+    if len(source) == 1:
+        rows_times_vector(w, first, last, x, source[0] * w.columns, totals, 0)
+    else:
+        pairs = (len(source) + 1) // 2
+        rows_times_pairs(w, first, last, packed, pairs, totals, step)
 
 
 @kernel
@@ -126,54 +97,57 @@ def routed_experts(
     the formats, which are whole vectors: ``hidden`` filled up with zeros, as is ``width``.
     """
     stride, inner = into.columns, back.columns
-    top_k = len(ids) // tokens
     order, starts = sort_by_expert(ids, len(table))
-    pairs = pair_up(starts)
-    source = order // top_k
-    itself = np.arange(len(ids))
+    source = order // (len(ids) // tokens)
+    most = (starts[1:] - starts[:-1]).max() + 1
 
-    packed = np.empty(pairs[-1] * 2 * stride, x.dtype)
-    for expert in prange(len(table)):
-        pack(x, source, stride, starts, pairs, expert, packed)
-    gate = np.empty(len(ids) * inner, x.dtype)
-    up = np.empty(len(ids) * inner, x.dtype)
+    gated = np.empty(len(ids) * inner, x.dtype)
     pieces, bounds = deal(starts, width, workers)
     for worker in prange(workers):
         mode = exact_floats()
+        packed = aligned(most * stride, x)
+        gate, up = aligned(most * PIECE_ROWS, x), aligned(most * PIECE_ROWS, x)
+        packed_expert = -1
         for p in range(bounds[worker], bounds[worker + 1]):
             expert, first = pieces[p]
             last = min(first + PIECE_ROWS, width)
-            begin, end = starts[expert], starts[expert + 1]
+            its = source[starts[expert] : starts[expert + 1]]
+            if expert != packed_expert:
+                pack(x, its, stride, packed)
+                packed_expert = expert
             gate_w = placed(into, table[expert, 0, 0], table[expert, 0, 1])
             up_w = placed(into, table[expert, 1, 0], table[expert, 1, 1])
-            count, pair = end - begin, pairs[expert]
-            multiply(gate_w, first, last, x, source, packed, begin, count, pair, gate, inner)
-            multiply(up_w, first, last, x, source, packed, begin, count, pair, up, inner)
-            end_of_row = inner if last == width else last
-            for i in range(begin, end):
-                for k in range(i * inner + last, i * inner + end_of_row):
-                    gate[k] = up[k] = 0
-                at = i * inner + first
-                swiglu_row(gate, up, at, end_of_row - first, rounds[0], rounds[1], rounds[2])
+            multiply(gate_w, first, last, x, its, packed, gate, PIECE_ROWS)
+            multiply(up_w, first, last, x, its, packed, up, PIECE_ROWS)
+            end = inner if last == width else last
+            for i in range(len(its)):
+                at, target = i * PIECE_ROWS, (starts[expert] + i) * inner
+                gate[at + last - first : at + end - first] = 0
+                up[at + last - first : at + end - first] = 0
+                swiglu_row(gate, up, at, end - first, rounds[0], rounds[1], rounds[2])
+                gated[target + first : target + end] = gate[at : at + end - first]
         restore_floats(mode)
 
-    packed = np.empty(pairs[-1] * 2 * inner, x.dtype)
-    for expert in prange(len(table)):
-        pack(gate, itself, inner, starts, pairs, expert, packed)
-    down = np.empty(len(ids) * stride, x.dtype)
+    itself = np.arange(len(ids))
     pieces, bounds = deal(starts, hidden, workers)
     for worker in prange(workers):
         mode = exact_floats()
+        packed = aligned(most * inner, x)
+        down = aligned(most * PIECE_ROWS, x)
+        packed_expert = -1
         for p in range(bounds[worker], bounds[worker + 1]):
             expert, first = pieces[p]
             last = min(first + PIECE_ROWS, hidden)
-            begin, end = starts[expert], starts[expert + 1]
+            its = itself[starts[expert] : starts[expert + 1]]
+            if expert != packed_expert:
+                pack(gated, its, inner, packed)
+                packed_expert = expert
             down_w = placed(back, table[expert, 2, 0], table[expert, 2, 1])
-            count, pair = end - begin, pairs[expert]
-            multiply(down_w, first, last, gate, itself, packed, begin, count, pair, down, stride)
-            for i in range(begin, end):
-                weight = splat(weights[order[i]])
-                for k in range(first, last, 8):
-                    y = rounded(load(down, i * stride + k), rounds[0])
-                    store(out, order[i] * stride + k, rounded(y * weight, rounds[3]))
+            multiply(down_w, first, last, gated, its, packed, down, PIECE_ROWS)
+            for i in range(len(its)):
+                slot = order[its[i]]
+                weight = splat(weights[slot])
+                for k in range(0, last - first, 8):
+                    y = rounded(load(down, i * PIECE_ROWS + k), rounds[0])
+                    store(out, slot * stride + first + k, rounded(y * weight, rounds[3]))
         restore_floats(mode)

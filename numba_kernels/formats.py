@@ -1,9 +1,9 @@
 """Weights as kernels see them: addresses in a memory map, and how eight of them become numbers.
 
 Each format is a named tuple of plain integers, so that a table of them can be built inside a
-kernel. ``weights8(w, row, column, like)`` gives eight consecutive weights of a row as a vector
-of the type of the array ``like``; the formats whose name ends in ``Rounded`` round each weight
-to bfloat16 first, as the released loaders do.
+kernel. ``weights8(w, place, scale, like)`` gives the eight weights at an address as a vector of
+the type of the array ``like``, ``weights16`` sixteen; the formats whose name ends in ``Rounded`` round each weight to
+bfloat16 first, as the released loaders do.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from numba import njit, types
 from numba.extending import overload
 
 from numba_kernels.simd import (
+    both,
     load_bf16,
+    load_bf16x16,
     load_f32,
+    load_f32x16,
     load_f64,
     load_int4,
+    load_int4x16,
     load_int8,
+    load_int8x16,
+    pair,
     round_bf16,
     scalar_bf16,
     scalar_f32,
@@ -101,8 +107,13 @@ INT8 = (Int8, Int8Rounded)
 ROUNDED = (F32Rounded, Int4Rounded, Int8Rounded)
 
 
-def weights8(w, row, column, scale, like):
-    """Eight weights of a row from ``column`` on; ``scale`` is their group's (dense: unused)."""
+def weights8(w, place, scale, like):
+    """Eight weights from address ``place`` on; ``scale`` is their group's (dense: unused)."""
+    raise NotImplementedError("only inside compiled code")
+
+
+def weights16(w, place, scale, like):
+    """Sixteen weights from address ``place`` on, all of one group."""
     raise NotImplementedError("only inside compiled code")
 
 
@@ -111,30 +122,38 @@ def _plain(v):
     return v
 
 
-@overload(weights8)
-def _weights8(w, row, column, scale, like):
-    kind = w.instance_class
+@njit
+def _twice(scale):
+    return both(splat(scale))
+
+
+def _reader(kind, like, from_f32, from_bf16, from_int4, from_int8, spread):
+    """The body of ``weights8`` or ``weights16`` for a format and a type of number."""
     widen = to_f64 if like.dtype == types.float64 else _plain
     finish = round_bf16 if kind in ROUNDED else _plain
-    if kind is Bf16:
-        return lambda w, row, column, scale, like: widen(
-            load_bf16(w.data + 2 * (row * w.columns + column))
-        )
-    if kind is F64:
-        return lambda w, row, column, scale, like: load_f64(w.data + 8 * (row * w.columns + column))
     if kind in DENSE:
-        return lambda w, row, column, scale, like: widen(
-            finish(load_f32(w.data + 4 * (row * w.columns + column)))
-        )
-    load_codes, per_byte = (load_int4, 2) if kind in INT4 else (load_int8, 1)
+        load = from_bf16 if kind is Bf16 else from_f32
+        return lambda w, place, scale, like: widen(finish(load(place)))
+    load_codes = from_int4 if kind in INT4 else from_int8
     if kind in ROUNDED or like.dtype == types.float32:
-        return lambda w, row, column, scale, like: widen(
-            finish(load_codes(w.data + (row * w.columns + column) // per_byte) * splat(scale))
-        )
+        return lambda w, place, scale, like: widen(finish(load_codes(place) * spread(scale)))
     # A float32 scale times a code needs float64 to be exact.
-    return lambda w, row, column, scale, like: (
-        to_f64(load_codes(w.data + (row * w.columns + column) // per_byte))
-        * splat(types.float64(scale))
+    return lambda w, place, scale, like: to_f64(load_codes(place)) * spread(types.float64(scale))
+
+
+@overload(weights8)
+def _weights8(w, place, scale, like):
+    if w.instance_class is F64:
+        return lambda w, place, scale, like: load_f64(place)
+    return _reader(w.instance_class, like, load_f32, load_bf16, load_int4, load_int8, splat)
+
+
+@overload(weights16)
+def _weights16(w, place, scale, like):
+    if w.instance_class is F64:
+        return lambda w, place, scale, like: pair(load_f64(place), load_f64(place + 64))
+    return _reader(
+        w.instance_class, like, load_f32x16, load_bf16x16, load_int4x16, load_int8x16, _twice
     )
 
 
@@ -147,7 +166,7 @@ def bytes_of(w, columns):
 def _bytes_of(w, columns):
     kind = w.instance_class
     if kind in INT4:
-        return lambda w, columns: columns // 2
+        return lambda w, columns: columns >> 1
     size = 1 if kind in INT8 else 2 if kind is Bf16 else 8 if kind is F64 else 4
     return lambda w, columns: columns * size
 

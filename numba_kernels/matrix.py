@@ -7,45 +7,70 @@ one token streams it through registers, several share a panel of rows that fits 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.extending import overload
 
 from numba_kernels.float_mode import exact_floats, restore_floats
-from numba_kernels.formats import bytes_of, group_of, scale_at, weights8
+from numba_kernels.formats import bytes_of, group_of, scale_at, weights8, weights16
 from numba_kernels.jit import kernel
-from numba_kernels.simd import fma, load, prefetch, store, total, zeros
-from numba_kernels.tiles import ROWS, tile
+from numba_kernels.simd import address, fma, load, prefetch, store, total, zeros
+from numba_kernels.target import wide_registers
+from numba_kernels.tiles import tile
 
-PANEL_ROWS, PANEL_COLUMNS = 16, 2048
-"""A panel of dequantised weights takes 128 KB in float32: part of a second-level cache."""
+PANEL_ROWS, PANEL_COLUMNS = 64, 512
+"""A panel of dequantised weights takes 128 KB in float32: part of a second-level cache. Eight of
+its rows and three pairs of tokens, 28 KB, are what a tile reads: they fit the first level."""
+FEW_ROWS, FEW_PAIRS = 8, 16
+"""With few tokens the panel itself stays in the first level: it is used up at once."""
 TOKEN_PAIRS = 256
 """Pairs of tokens that pass by one panel before the next stretch of columns is unpacked."""
+CACHE_LINE = 64
+"""Bytes."""
 
-_tile1, _tile2, _tile3, _tile4 = tile(1), tile(2), tile(3), tile(4)
+_tile4x1, _tile8x1, _tile8x2, _tile8x3 = tile(4, 1), tile(8, 1), tile(8, 2), tile(8, 3)
+
+
+@njit
+def add4(w, place, stride, scales, x, at, sums):
+    """Adds eight columns' products of four rows with a token to their sums."""
+    token = load(x, at)
+    return (
+        fma(weights8(w, place, scales[0], x), token, sums[0]),
+        fma(weights8(w, place + stride, scales[1], x), token, sums[1]),
+        fma(weights8(w, place + 2 * stride, scales[2], x), token, sums[2]),
+        fma(weights8(w, place + 3 * stride, scales[3], x), token, sums[3]),
+    )
 
 
 @njit
 def dot4(w, row, x, start):
     """Products of four rows with one token, the token's columns from ``start`` on."""
-    a, b, c, d = zeros(x[0]), zeros(x[0]), zeros(x[0]), zeros(x[0])
+    sums = (zeros(x[0]), zeros(x[0]), zeros(x[0]), zeros(x[0]))
     group = group_of(w)
     groups = w.columns // group
-    row_bytes = bytes_of(w, w.columns)
+    stride, step = bytes_of(w, w.columns), bytes_of(w, 8)
+    rows = w.data + row * stride
     for g in range(groups):
-        first = g * group
-        s0, s1 = scale_at(w, row * groups + g), scale_at(w, (row + 1) * groups + g)
-        s2, s3 = scale_at(w, (row + 2) * groups + g), scale_at(w, (row + 3) * groups + g)
-        for column in range(first, first + group, 8):
-            if column % 32 == 0:
+        scales = (
+            scale_at(w, row * groups + g),
+            scale_at(w, (row + 1) * groups + g),
+            scale_at(w, (row + 2) * groups + g),
+            scale_at(w, (row + 3) * groups + g),
+        )
+        begin, end = g * group, (g + 1) * group
+        for column in range(begin, end - 31, 32):
+            place = rows + bytes_of(w, column)
+            if bytes_of(w, column) % CACHE_LINE == 0:
                 # The rows that come next: reading four at a time hides that they follow.
-                ahead = w.data + (row + 4) * row_bytes + bytes_of(w, column)
-                for r in range(4):
-                    prefetch(ahead + r * row_bytes)
-            token = load(x, start + column)
-            a = fma(weights8(w, row, column, s0, x), token, a)
-            b = fma(weights8(w, row + 1, column, s1, x), token, b)
-            c = fma(weights8(w, row + 2, column, s2, x), token, c)
-            d = fma(weights8(w, row + 3, column, s3, x), token, d)
-    return total(a), total(b), total(c), total(d)
+                for r in range(4, 8):
+                    prefetch(place + r * stride)
+            for i in range(4):
+                at = start + column + 8 * i
+                sums = add4(w, place + i * step, stride, scales, x, at, sums)
+        for column in range(begin + group // 32 * 32, end, 8):
+            place = rows + bytes_of(w, column)
+            sums = add4(w, place, stride, scales, x, start + column, sums)
+    return total(sums[0]), total(sums[1]), total(sums[2]), total(sums[3])
 
 
 @njit
@@ -54,10 +79,12 @@ def dot1(w, row, x, start):
     a = zeros(x[0])
     group = group_of(w)
     groups = w.columns // group
+    place = w.data + row * bytes_of(w, w.columns)
     for g in range(groups):
         scale = scale_at(w, row * groups + g)
         for column in range(g * group, (g + 1) * group, 8):
-            a = fma(weights8(w, row, column, scale, x), load(x, start + column), a)
+            a = fma(weights8(w, place, scale, x), load(x, start + column), a)
+            place += bytes_of(w, 8)
     return total(a)
 
 
@@ -75,30 +102,66 @@ def rows_times_vector(w, first, last, x, start, out, place):
 
 
 @njit
+def aligned(count, like):
+    """An uninitialised array that begins with a cache line: no vector of it lies in two."""
+    room = np.empty(count + 64 // like.itemsize, like.dtype)
+    skipped = -address(room) % 64 // like.itemsize
+    return room[skipped : skipped + count]
+
+
+@njit
 def unpack(w, first, last, begin, end, panel):
     """Columns ``begin`` to ``end`` of rows ``first`` to ``last``, dequantised, row by row."""
     group = group_of(w)
     groups = w.columns // group
+    stride, step = bytes_of(w, w.columns), bytes_of(w, 8)
+    # What is unpacked next: the same rows' next columns, after the last ones the rows below.
+    ahead = bytes_of(w, end - begin)
+    if end == w.columns:
+        ahead = (last - first) * stride - bytes_of(w, begin)
     for row in range(first, last):
-        at = (row - first) * (end - begin) - begin
+        at = (row - first) * (end - begin)
+        place = w.data + row * stride + bytes_of(w, begin)
+        for line in range(place + ahead, place + ahead + bytes_of(w, end - begin), CACHE_LINE):
+            prefetch(line)
         for g in range(begin // group, (end + group - 1) // group):
             scale = scale_at(w, row * groups + g)
-            for column in range(max(begin, g * group), min(end, (g + 1) * group), 8):
-                store(panel, at + column, weights8(w, row, column, scale, panel))
+            left = min(end, (g + 1) * group) - max(begin, g * group)
+            for _ in range(left // 16):
+                store(panel, at, weights16(w, place, scale, panel))
+                place, at = place + 2 * step, at + 16
+            if left % 16:
+                store(panel, at, weights8(w, place, scale, panel))
+                place, at = place + step, at + 8
+
+
+@njit
+def pack_pair(x, start, columns, count, packed, pair):
+    """One or two tokens, from ``x[start]`` on, interleaved by eight as pair number ``pair``:
+    what a tile reads. A single one is paired with zeros."""
+    base = pair * columns * 2
+    for column in range(0, columns, 8):
+        store(packed, base + 2 * column, load(x, start + column))
+        second = load(x, start + columns + column) if count == 2 else zeros(x[0])
+        store(packed, base + 2 * column + 8, second)
 
 
 @njit
 def pack_tokens(x, columns, tokens, packed):
-    """Pairs of tokens interleaved by eight: what a tile reads. An odd one is paired with zeros."""
-    blocks = columns // 8
-    for t in range(tokens):
-        base = (t // 2) * blocks * 16 + (t % 2) * 8
-        for block in range(blocks):
-            store(packed, base + block * 16, load(x, t * columns + block * 8))
-    if tokens % 2:
-        base = (tokens // 2) * blocks * 16 + 8
-        for block in range(blocks):
-            store(packed, base + block * 16, zeros(x[0]))
+    """All tokens of x as pairs, an odd one with zeros."""
+    for pair in range((tokens + 1) // 2):
+        pack_pair(x, 2 * pair * columns, columns, min(2, tokens - 2 * pair), packed, pair)
+
+
+def tile_pairs(panel):
+    """Most pairs of tokens of a tile of eight rows; 0 where registers hold four rows only."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(tile_pairs)
+def _tile_pairs(panel):
+    pairs = (3 if panel.dtype == types.float32 else 1) if wide_registers() else 0
+    return lambda panel: pairs
 
 
 @njit
@@ -108,39 +171,71 @@ def panel_times_tokens(
     """``rows`` (a multiple of four) of a panel times packed pairs, tile by tile.
 
     The panel holds ``columns`` columns; the pairs' share of them begins at ``packed[begin]``,
-    one pair every ``pair_size``. For ``resume``, ``finish`` and ``lanes`` (64 numbers a pair
-    and four rows) see ``tiles.tile``.
+    one pair every ``pair_size``. For ``resume``, ``finish`` and ``lanes`` (16 numbers a pair
+    and row) see ``tiles.tile``. The tokens of a tile stay in the first-level cache while the
+    panel's rows pass by.
     """
     blocks = columns // 8
-    for row in range(0, rows, 4):
-        at = row * columns
-        pair = 0
-        while pair < pairs:
-            first = begin + pair * pair_size
+    widest = tile_pairs(panel)
+    pair = 0
+    while pair < pairs:
+        count = min(pairs - pair, max(widest, 1))
+        first = begin + pair * pair_size
+        row = 0
+        while row < rows:
+            at = row * columns
+            keep = (pair * rows + row * count) * 16
             where = place + 2 * pair * step + row
-            keep = (row // 4 * pairs + pair) * 64
-            left = min(pairs - pair, 4)
-            if left == 4:
-                _tile4(
+            if widest == 0 or rows - row < 8:
+                for p in range(count):
+                    _tile4x1(
+                        panel, at, columns, packed, first + p * pair_size, pair_size, blocks,
+                        lanes, keep + p * 64, resume, finish, out, where + 2 * p * step, step,
+                    )  # fmt: skip
+                row += 4
+                continue
+            if count == 1:
+                _tile8x1(
                     panel, at, columns, packed, first, pair_size, blocks,
                     lanes, keep, resume, finish, out, where, step,
                 )  # fmt: skip
-            elif left == 3:
-                _tile3(
-                    panel, at, columns, packed, first, pair_size, blocks,
-                    lanes, keep, resume, finish, out, where, step,
-                )  # fmt: skip
-            elif left == 2:
-                _tile2(
+            elif count == 2:
+                _tile8x2(
                     panel, at, columns, packed, first, pair_size, blocks,
                     lanes, keep, resume, finish, out, where, step,
                 )  # fmt: skip
             else:
-                _tile1(
+                _tile8x3(
                     panel, at, columns, packed, first, pair_size, blocks,
                     lanes, keep, resume, finish, out, where, step,
                 )  # fmt: skip
-            pair += left
+            row += 8
+        pair += count
+
+
+@njit
+def rows_times_pairs(w, first, last, packed, pairs, totals, step):
+    """Rows ``first`` to ``last`` times packed pairs of tokens: row r of token t to
+    ``totals[t * step + r]``; ``step`` has room for a multiple of four rows."""
+    columns = w.columns
+    height = FEW_ROWS if pairs <= FEW_PAIRS else PANEL_ROWS
+    height = min(height, (last - first + 3) // 4 * 4)
+    stretch = min(columns, PANEL_COLUMNS)
+    panel = aligned(height * stretch, packed)
+    lanes = aligned(1 if stretch == columns else min(pairs, TOKEN_PAIRS) * height * 16, packed)
+    for low in range(first, last, height):
+        high = min(low + height, last)
+        rows = (high - low + 3) // 4 * 4
+        for start in range(0, pairs, TOKEN_PAIRS):
+            for column in range(0, columns, stretch):
+                end = min(column + stretch, columns)
+                unpack(w, low, high, column, end, panel)
+                panel[(high - low) * (end - column) : rows * (end - column)] = 0
+                panel_times_tokens(
+                    panel, rows, end - column, packed, (start * columns + column) * 2,
+                    columns * 2, min(TOKEN_PAIRS, pairs - start), lanes, 1 if column else 0,
+                    1 if end == columns else 0, totals, 2 * start * step + low - first, step,
+                )  # fmt: skip
 
 
 @kernel
@@ -158,29 +253,15 @@ def matrix_matrix(w, rows, x, tokens, out):
     """x [tokens, columns], flat -> out [tokens, rows], flat."""
     columns = w.columns
     pairs = (tokens + 1) // 2
-    packed = np.empty(pairs * columns * 2, x.dtype)
-    pack_tokens(x, columns, tokens, packed)
-    panels = (rows + PANEL_ROWS - 1) // PANEL_ROWS
-    for p in prange(panels):
+    packed = aligned(pairs * columns * 2, x)
+    for pair in prange(pairs):
+        pack_pair(x, 2 * pair * columns, columns, min(2, tokens - 2 * pair), packed, pair)
+    for p in prange((rows + PANEL_ROWS - 1) // PANEL_ROWS):
         mode = exact_floats()
         first, last = p * PANEL_ROWS, min(rows, (p + 1) * PANEL_ROWS)
-        padded = (last - first + ROWS - 1) // ROWS * ROWS
-        stretch = min(columns, PANEL_COLUMNS)
-        panel = np.zeros(padded * stretch, x.dtype)
-        scratch = np.empty(2 * TOKEN_PAIRS * padded, x.dtype)
-        lanes = np.empty(1 if stretch == columns else TOKEN_PAIRS * padded * 16, x.dtype)
-        for start in range(0, pairs, TOKEN_PAIRS):
-            count = min(TOKEN_PAIRS, pairs - start)
-            for begin in range(0, columns, stretch):
-                end = min(begin + stretch, columns)
-                unpack(w, first, last, begin, end, panel)
-                panel_times_tokens(
-                    panel, padded, end - begin, packed, start * columns * 2 + begin * 2,
-                    columns * 2, count, lanes, 1 if begin else 0, 1 if end == columns else 0,
-                    scratch, 0, padded,
-                )  # fmt: skip
-            for t in range(min(2 * count, tokens - 2 * start)):
-                token = 2 * start + t
-                for row in range(first, last):
-                    out[token * rows + row] = scratch[t * padded + row - first]
+        totals = aligned(2 * pairs * PANEL_ROWS, x)
+        rows_times_pairs(w, first, last, packed, pairs, totals, PANEL_ROWS)
+        for token in range(tokens):
+            for row in range(first, last):
+                out[token * rows + row] = totals[token * PANEL_ROWS + row - first]
         restore_floats(mode)

@@ -318,8 +318,9 @@ def to_f32(typing, v):
 
 @intrinsic
 def to_f64(typing, v):
-    """f32x8 -> f64x8, exact."""
-    return f64x8(v), lambda c, builder, sig, args: builder.fpext(args[0], f64x8.llvm)
+    """f32x8 -> f64x8, f32x16 -> f64x16, exact."""
+    wide = {f32x8: f64x8, f32x16: f64x16}[v]
+    return wide(v), lambda c, builder, sig, args: builder.fpext(args[0], wide.llvm)
 
 
 @intrinsic
@@ -349,20 +350,20 @@ def number(typing, like, value):
 
 @intrinsic
 def round_bf16(typing, v):
-    """The nearest bfloat16, ties to even, as f32x8; a NaN stays a NaN."""
-    if v != f32x8:
+    """The nearest bfloat16, ties to even, as float32; a NaN stays a NaN."""
+    if v not in (f32x8, f32x16):
         return None
 
     def codegen(context, builder, sig, args):
-        integer = i32x8.llvm
+        integer = v.bits
         raw = builder.bitcast(args[0], integer)
         odd = builder.and_(builder.lshr(raw, _constant(integer, 16)), _constant(integer, 1))
         up = builder.add(raw, builder.add(odd, _constant(integer, 0x7FFF)))
         rounded = builder.and_(up, _constant(integer, 0xFFFF0000 - (1 << 32)))
         ordered = builder.fcmp_ordered("ord", args[0], args[0])
-        return builder.select(ordered, builder.bitcast(rounded, f32x8.llvm), args[0])
+        return builder.select(ordered, builder.bitcast(rounded, v.llvm), args[0])
 
-    return f32x8(v), codegen
+    return v(v), codegen
 
 
 # --- memory ----------------------------------------------------------------------------------
@@ -422,46 +423,53 @@ def load_f64(typing, place):
     return f64x8(types.int64), lambda c, b, sig, args: _load(b, args[0], f64x8.llvm)
 
 
-@intrinsic
-def load_bf16(typing, place):
-    """Eight bfloat16 at an address, widened."""
+def _loader(floats: Vector, doc: str, codegen: Any) -> Any:
+    """An intrinsic ``(place) -> floats`` from ``codegen(builder, place, floats)``."""
 
-    def codegen(context, builder, sig, args):
-        raw = _load(builder, args[0], ir.VectorType(ir.IntType(16), 8))
-        wide = builder.shl(builder.zext(raw, i32x8.llvm), _constant(i32x8.llvm, 16))
-        return builder.bitcast(wide, f32x8.llvm)
+    def load_from(typing, place):
+        def emit(context, builder, sig, args):
+            return codegen(builder, args[0], floats)
 
-    return f32x8(types.int64), codegen
+        return floats(types.int64), emit
 
-
-@intrinsic
-def load_int4(typing, place):
-    """The eight INT4 codes of one 32-bit word, lowest nibble first, minus their offset 8."""
-
-    def codegen(context, builder, sig, args):
-        integer = i32x8.llvm
-        word = builder.load(_pointer(builder, args[0], ir.IntType(32)))
-        word.align = 1
-        shifts = ir.Constant(integer, [4 * i for i in range(8)])
-        codes = builder.and_(
-            builder.lshr(splat_lanes(builder, word, integer), shifts), _constant(integer, 15)
-        )
-        return builder.sitofp(builder.sub(codes, _constant(integer, 8)), f32x8.llvm)
-
-    return f32x8(types.int64), codegen
+    load_from.__doc__ = doc
+    return intrinsic(load_from)
 
 
-@intrinsic
-def load_int8(typing, place):
-    """Eight INT8 codes stored as bytes ``code + 128``, minus that offset."""
+def _bf16(builder: Any, place: Any, floats: Vector) -> Any:
+    raw = _load(builder, place, ir.VectorType(ir.IntType(16), floats.lanes))
+    wide = builder.shl(builder.zext(raw, floats.bits), _constant(floats.bits, 16))
+    return builder.bitcast(wide, floats.llvm)
 
-    def codegen(context, builder, sig, args):
-        integer = i32x8.llvm
-        raw = _load(builder, args[0], ir.VectorType(ir.IntType(8), 8))
-        codes = builder.sub(builder.zext(raw, integer), _constant(integer, 128))
-        return builder.sitofp(codes, f32x8.llvm)
 
-    return f32x8(types.int64), codegen
+def _int4(builder: Any, place: Any, floats: Vector) -> Any:
+    integer, words = floats.bits, floats.lanes // 8
+    loaded = _load(builder, place, ir.VectorType(ir.IntType(32), words))
+    each = shuffle(builder, loaded, loaded, [lane // 8 for lane in range(floats.lanes)])
+    shifts = ir.Constant(integer, [4 * (lane % 8) for lane in range(floats.lanes)])
+    codes = builder.and_(builder.lshr(each, shifts), _constant(integer, 15))
+    return builder.sitofp(builder.sub(codes, _constant(integer, 8)), floats.llvm)
+
+
+def _int8(builder: Any, place: Any, floats: Vector) -> Any:
+    raw = _load(builder, place, ir.VectorType(ir.IntType(8), floats.lanes))
+    codes = builder.sub(builder.zext(raw, floats.bits), _constant(floats.bits, 128))
+    return builder.sitofp(codes, floats.llvm)
+
+
+load_bf16 = _loader(f32x8, "Eight bfloat16 at an address, widened.", _bf16)
+load_int4 = _loader(
+    f32x8,
+    "The eight INT4 codes of a 32-bit word, lowest nibble first, minus their offset 8.",
+    _int4,
+)
+load_int8 = _loader(
+    f32x8, "Eight INT8 codes stored as bytes ``code + 128``, minus that offset.", _int8
+)
+load_f32x16 = _loader(f32x16, "Sixteen float32.", lambda b, place, v: _load(b, place, v.llvm))
+load_bf16x16 = _loader(f32x16, "Sixteen bfloat16, widened.", _bf16)
+load_int4x16 = _loader(f32x16, "The sixteen INT4 codes of two words, minus their offset.", _int4)
+load_int8x16 = _loader(f32x16, "Sixteen INT8 codes, minus their offset.", _int8)
 
 
 @intrinsic

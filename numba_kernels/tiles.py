@@ -1,11 +1,12 @@
 """The inner loop of every matrix product: a tile of sums held in registers.
 
-``tile(pairs)`` makes a kernel for four rows times ``2 * pairs`` tokens. Every sum runs over the
-columns in order, eight lanes at a time with fused multiply-adds, then over the lanes by a fixed
-tree: how many rows and tokens share a tile cannot show in any of them.
+``tile(rows, pairs)`` makes a kernel for so many rows times ``2 * pairs`` tokens. Every sum runs
+over the columns in order, eight lanes at a time with fused multiply-adds, then over the lanes by a
+fixed tree: how many rows and tokens share a tile cannot show in any of them.
 
 Tokens come in pairs, one in each half of a 16-lane vector, so that one load of eight weights
-serves both halves; on AVX2 the two halves are two registers, on AVX-512 one.
+serves both halves; on AVX2 the two halves are two registers, on AVX-512 one. A tile wants as many
+sums as there are registers: each is waited for four cycles long, and loads are shared.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numba.extending import intrinsic
 from numba_kernels.simd import call_llvm, f32x8, f32x16, f64x8, f64x16, shuffle, splat_lanes
 
 ROWS = 4
-"""Rows of a tile."""
+"""Weighted sums of an outer tile."""
 
 
 def _tree_of_four(builder: Any, sums: list[Any]) -> Any:
@@ -50,11 +51,11 @@ def _tree_of_four(builder: Any, sums: list[Any]) -> Any:
 
 
 @lru_cache
-def tile(pairs: int) -> Any:
-    """A kernel ``(panel, at, stride, tokens, first, pair_size, blocks, lanes, keep, resume,
-    finish, out, place, step)``.
+def tile(rows: int, pairs: int) -> Any:
+    """A kernel for ``rows`` (a multiple of four) rows times ``2 * pairs`` tokens.
 
-    panel: rows of weights, row r from ``at + r * stride``; tokens: packed pairs, pair p from
+    ``(panel, at, stride, tokens, first, pair_size, blocks, lanes, keep, resume, finish, out,
+    place, step)``: row r of the panel begins at ``at + r * stride``, packed pair p at
     ``first + p * pair_size``; ``blocks`` times eight columns are summed. Long rows come in
     stretches: with ``resume`` the lanes' sums go on from where ``lanes[keep:]`` left them, and
     without ``finish`` they are left there. With it the total of row r and token t goes to
@@ -90,7 +91,7 @@ def tile(pairs: int) -> Any:
             zero = ir.Constant(whole.llvm, [0.0] * 16)
             slots = [
                 [cgutils.alloca_once(builder, whole.llvm) for _ in range(pairs)]
-                for _ in range(ROWS)
+                for _ in range(rows)
             ]
             nothing = ir.Constant(integer, 0)
 
@@ -135,10 +136,14 @@ def tile(pairs: int) -> Any:
             with builder.if_else(ends) as (ending, interrupted):
                 with ending:
                     for p in range(pairs):
-                        totals = _tree_of_four(builder, [builder.load(row[p]) for row in slots])
-                        for t in range(2):
-                            four = shuffle(builder, totals, totals, list(range(4 * t, 4 * t + 4)))
-                            put(four, out_data, builder.add(place, times(step, 2 * p + t)))
+                        for r in range(0, rows, 4):
+                            sums = [builder.load(row[p]) for row in slots[r : r + 4]]
+                            totals = _tree_of_four(builder, sums)
+                            for t in range(2):
+                                lanes = list(range(4 * t, 4 * t + 4))
+                                four = shuffle(builder, totals, totals, lanes)
+                                row = builder.add(place, ir.Constant(integer, r))
+                                put(four, out_data, builder.add(row, times(step, 2 * p + t)))
                 with interrupted:
                     for index, slot in enumerate(every):
                         put(builder.load(slot), lane_data, kept(index))
