@@ -2,8 +2,8 @@
 
 Each format is a named tuple of plain integers, so that a table of them can be built inside a
 kernel. ``weights8(w, place, scale, like)`` gives the eight weights at an address as a vector of
-the type of the array ``like``, ``weights16`` sixteen; the formats whose name ends in ``Rounded`` round each weight to
-bfloat16 first, as the released loaders do.
+the type of the array ``like``, ``weights16`` sixteen; the formats whose name ends in ``Rounded``
+round each weight to bfloat16 first, as the released loaders do.
 """
 
 from __future__ import annotations
