@@ -23,7 +23,7 @@ from numba_kernels import vector_math
 from numba_kernels.cached import cached8
 from numba_kernels.float_mode import exact_floats, restore_floats
 from numba_kernels.jit import kernel
-from numba_kernels.matrix import pack_tokens, panel_times_tokens
+from numba_kernels.panels import pack_tokens, panel_times_tokens
 from numba_kernels.rows import rounded
 from numba_kernels.simd import (
     address,

@@ -11,10 +11,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from numba_kernels.dots import rows_times_vector
 from numba_kernels.float_mode import exact_floats, restore_floats
 from numba_kernels.formats import placed
 from numba_kernels.jit import kernel
-from numba_kernels.matrix import aligned, rows_times_pairs, rows_times_vector
+from numba_kernels.panels import aligned, rows_times_pairs
 from numba_kernels.rows import rounded, swiglu_row
 from numba_kernels.simd import load, splat, store, zeros
 

@@ -1,250 +1,33 @@
 """Products of tokens with a stored weight: matrix times vector, matrix times matrix.
 
-The plain twin is ``laguna_ref/ops/linear.py``. The weight is never held dequantised as a whole:
-one token streams it through registers, several share a panel of rows that fits the cache.
+The plain twin is ``laguna_ref/ops/linear.py``. One token streams the weight through registers
+(``dots``), several share panels of it that fit the cache (``panels``); the sums are the same.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit, prange, types
-from numba.extending import overload
+from numba import njit, prange
 
+from numba_kernels.dots import rows_times_vector
 from numba_kernels.float_mode import exact_floats, restore_floats
-from numba_kernels.formats import bytes_of, group_of, scale_at, weights8, weights16
 from numba_kernels.jit import kernel
-from numba_kernels.simd import address, fma, load, prefetch, store, total, zeros
-from numba_kernels.target import wide_registers
-from numba_kernels.tiles import tile
-
-PANEL_ROWS, PANEL_COLUMNS = 64, 512
-"""A panel of dequantised weights takes 128 KB in float32: part of a second-level cache. Eight of
-its rows and three pairs of tokens, 28 KB, are what a tile reads: they fit the first level."""
-FEW_ROWS, FEW_PAIRS = 8, 16
-"""With few tokens the panel itself stays in the first level: it is used up at once."""
-TOKEN_PAIRS = 256
-"""Pairs of tokens that pass by one panel before the next stretch of columns is unpacked."""
-CACHE_LINE = 64
-"""Bytes."""
-
-_tile4x1, _tile8x1, _tile8x2, _tile8x3 = tile(4, 1), tile(8, 1), tile(8, 2), tile(8, 3)
+from numba_kernels.panels import PANEL_ROWS, aligned, pack_pair, rows_times_pairs
 
 
 @njit
-def add4(w, place, stride, scales, x, at, sums):
-    """Adds eight columns' products of four rows with a token to their sums."""
-    token = load(x, at)
-    return (
-        fma(weights8(w, place, scales[0], x), token, sums[0]),
-        fma(weights8(w, place + stride, scales[1], x), token, sums[1]),
-        fma(weights8(w, place + 2 * stride, scales[2], x), token, sums[2]),
-        fma(weights8(w, place + 3 * stride, scales[3], x), token, sums[3]),
-    )
-
-
-@njit
-def dot4(w, row, x, start):
-    """Products of four rows with one token, the token's columns from ``start`` on."""
-    sums = (zeros(x[0]), zeros(x[0]), zeros(x[0]), zeros(x[0]))
-    group = group_of(w)
-    groups = w.columns // group
-    stride, step = bytes_of(w, w.columns), bytes_of(w, 8)
-    rows = w.data + row * stride
-    for g in range(groups):
-        scales = (
-            scale_at(w, row * groups + g),
-            scale_at(w, (row + 1) * groups + g),
-            scale_at(w, (row + 2) * groups + g),
-            scale_at(w, (row + 3) * groups + g),
-        )
-        begin, end = g * group, (g + 1) * group
-        for column in range(begin, end - 31, 32):
-            place = rows + bytes_of(w, column)
-            if bytes_of(w, column) % CACHE_LINE == 0:
-                # The rows that come next: reading four at a time hides that they follow.
-                for r in range(4, 8):
-                    prefetch(place + r * stride)
-            for i in range(4):
-                at = start + column + 8 * i
-                sums = add4(w, place + i * step, stride, scales, x, at, sums)
-        for column in range(begin + group // 32 * 32, end, 8):
-            place = rows + bytes_of(w, column)
-            sums = add4(w, place, stride, scales, x, start + column, sums)
-    return total(sums[0]), total(sums[1]), total(sums[2]), total(sums[3])
-
-
-@njit
-def dot1(w, row, x, start):
-    """The product of one row with one token."""
-    a = zeros(x[0])
-    group = group_of(w)
-    groups = w.columns // group
-    place = w.data + row * bytes_of(w, w.columns)
-    for g in range(groups):
-        scale = scale_at(w, row * groups + g)
-        for column in range(g * group, (g + 1) * group, 8):
-            a = fma(weights8(w, place, scale, x), load(x, start + column), a)
-            place += bytes_of(w, 8)
-    return total(a)
-
-
-@njit
-def rows_times_vector(w, first, last, x, start, out, place):
-    """Rows ``first`` to ``last`` times one token, to ``out[place:]``."""
-    row = first
-    while row + 4 <= last:
-        at = place + row - first
-        out[at], out[at + 1], out[at + 2], out[at + 3] = dot4(w, row, x, start)
-        row += 4
-    while row < last:
-        out[place + row - first] = dot1(w, row, x, start)
-        row += 1
-
-
-@njit
-def aligned(count, like):
-    """An uninitialised array that begins with a cache line: no vector of it lies in two."""
-    room = np.empty(count + 64 // like.itemsize, like.dtype)
-    skipped = -address(room) % 64 // like.itemsize
-    return room[skipped : skipped + count]
-
-
-@njit
-def unpack(w, first, last, begin, end, panel):
-    """Columns ``begin`` to ``end`` of rows ``first`` to ``last``, dequantised, row by row."""
-    group = group_of(w)
-    groups = w.columns // group
-    stride, step = bytes_of(w, w.columns), bytes_of(w, 8)
-    # What is unpacked next: the same rows' next columns, after the last ones the rows below.
-    ahead = bytes_of(w, end - begin)
-    if end == w.columns:
-        ahead = (last - first) * stride - bytes_of(w, begin)
-    for row in range(first, last):
-        at = (row - first) * (end - begin)
-        place = w.data + row * stride + bytes_of(w, begin)
-        for line in range(place + ahead, place + ahead + bytes_of(w, end - begin), CACHE_LINE):
-            prefetch(line)
-        for g in range(begin // group, (end + group - 1) // group):
-            scale = scale_at(w, row * groups + g)
-            left = min(end, (g + 1) * group) - max(begin, g * group)
-            for _ in range(left // 16):
-                store(panel, at, weights16(w, place, scale, panel))
-                place, at = place + 2 * step, at + 16
-            if left % 16:
-                store(panel, at, weights8(w, place, scale, panel))
-                place, at = place + step, at + 8
-
-
-@njit
-def pack_pair(x, start, columns, count, packed, pair):
-    """One or two tokens, from ``x[start]`` on, interleaved by eight as pair number ``pair``:
-    what a tile reads. A single one is paired with zeros."""
-    base = pair * columns * 2
-    for column in range(0, columns, 8):
-        store(packed, base + 2 * column, load(x, start + column))
-        second = load(x, start + columns + column) if count == 2 else zeros(x[0])
-        store(packed, base + 2 * column + 8, second)
-
-
-@njit
-def pack_tokens(x, columns, tokens, packed):
-    """All tokens of x as pairs, an odd one with zeros."""
-    for pair in range((tokens + 1) // 2):
-        pack_pair(x, 2 * pair * columns, columns, min(2, tokens - 2 * pair), packed, pair)
-
-
-def tile_pairs(panel):
-    """Most pairs of tokens of a tile of eight rows; 0 where registers hold four rows only."""
-    raise NotImplementedError("only inside compiled code")
-
-
-@overload(tile_pairs)
-def _tile_pairs(panel):
-    pairs = (3 if panel.dtype == types.float32 else 1) if wide_registers() else 0
-    return lambda panel: pairs
-
-
-@njit
-def panel_times_tokens(
-    panel, rows, columns, packed, begin, pair_size, pairs, lanes, resume, finish, out, place, step
-):
-    """``rows`` (a multiple of four) of a panel times packed pairs, tile by tile.
-
-    The panel holds ``columns`` columns; the pairs' share of them begins at ``packed[begin]``,
-    one pair every ``pair_size``. For ``resume``, ``finish`` and ``lanes`` (16 numbers a pair
-    and row) see ``tiles.tile``. The tokens of a tile stay in the first-level cache while the
-    panel's rows pass by.
-    """
-    blocks = columns // 8
-    widest = tile_pairs(panel)
-    pair = 0
-    while pair < pairs:
-        count = min(pairs - pair, max(widest, 1))
-        first = begin + pair * pair_size
-        row = 0
-        while row < rows:
-            at = row * columns
-            keep = (pair * rows + row * count) * 16
-            where = place + 2 * pair * step + row
-            if widest == 0 or rows - row < 8:
-                for p in range(count):
-                    _tile4x1(
-                        panel, at, columns, packed, first + p * pair_size, pair_size, blocks,
-                        lanes, keep + p * 64, resume, finish, out, where + 2 * p * step, step,
-                    )  # fmt: skip
-                row += 4
-                continue
-            if count == 1:
-                _tile8x1(
-                    panel, at, columns, packed, first, pair_size, blocks,
-                    lanes, keep, resume, finish, out, where, step,
-                )  # fmt: skip
-            elif count == 2:
-                _tile8x2(
-                    panel, at, columns, packed, first, pair_size, blocks,
-                    lanes, keep, resume, finish, out, where, step,
-                )  # fmt: skip
-            else:
-                _tile8x3(
-                    panel, at, columns, packed, first, pair_size, blocks,
-                    lanes, keep, resume, finish, out, where, step,
-                )  # fmt: skip
-            row += 8
-        pair += count
-
-
-@njit
-def rows_times_pairs(w, first, last, packed, pairs, totals, step):
-    """Rows ``first`` to ``last`` times packed pairs of tokens: row r of token t to
-    ``totals[t * step + r]``; ``step`` has room for a multiple of four rows."""
-    columns = w.columns
-    height = FEW_ROWS if pairs <= FEW_PAIRS else PANEL_ROWS
-    height = min(height, (last - first + 3) // 4 * 4)
-    stretch = min(columns, PANEL_COLUMNS)
-    panel = aligned(height * stretch, packed)
-    lanes = aligned(1 if stretch == columns else min(pairs, TOKEN_PAIRS) * height * 16, packed)
-    for low in range(first, last, height):
-        high = min(low + height, last)
-        rows = (high - low + 3) // 4 * 4
-        for start in range(0, pairs, TOKEN_PAIRS):
-            for column in range(0, columns, stretch):
-                end = min(column + stretch, columns)
-                unpack(w, low, high, column, end, panel)
-                panel[(high - low) * (end - column) : rows * (end - column)] = 0
-                panel_times_tokens(
-                    panel, rows, end - column, packed, (start * columns + column) * 2,
-                    columns * 2, min(TOKEN_PAIRS, pairs - start), lanes, 1 if column else 0,
-                    1 if end == columns else 0, totals, 2 * start * step + low - first, step,
-                )  # fmt: skip
+def rows_a_task(rows):
+    """So that some thirty threads have work, if there are so many; a multiple of eight."""
+    return max(16, min(PANEL_ROWS, rows // 32 // 8 * 8))
 
 
 @kernel
 def matrix_vector(w, rows, x, out):
     """x [columns] -> out [rows]."""
-    chunk = 64
-    for c in prange((rows + chunk - 1) // chunk):
+    chunk = rows_a_task(rows)
+    for task in prange((rows + chunk - 1) // chunk):
         mode = exact_floats()
-        rows_times_vector(w, c * chunk, min(rows, (c + 1) * chunk), x, 0, out, c * chunk)
+        first, last = task * chunk, min(rows, (task + 1) * chunk)
+        rows_times_vector(w, first, last, x, 0, out, first)
         restore_floats(mode)
 
 
@@ -256,12 +39,13 @@ def matrix_matrix(w, rows, x, tokens, out):
     packed = aligned(pairs * columns * 2, x)
     for pair in prange(pairs):
         pack_pair(x, 2 * pair * columns, columns, min(2, tokens - 2 * pair), packed, pair)
-    for p in prange((rows + PANEL_ROWS - 1) // PANEL_ROWS):
+    chunk = rows_a_task(rows)
+    for task in prange((rows + chunk - 1) // chunk):
         mode = exact_floats()
-        first, last = p * PANEL_ROWS, min(rows, (p + 1) * PANEL_ROWS)
-        totals = aligned(2 * pairs * PANEL_ROWS, x)
-        rows_times_pairs(w, first, last, packed, pairs, totals, PANEL_ROWS)
+        first, last = task * chunk, min(rows, (task + 1) * chunk)
+        totals = aligned(2 * pairs * chunk, x)
+        rows_times_pairs(w, first, last, packed, pairs, totals, chunk)
         for token in range(tokens):
             for row in range(first, last):
-                out[token * rows + row] = totals[token * PANEL_ROWS + row - first]
+                out[token * rows + row] = totals[token * chunk + row - first]
         restore_floats(mode)
