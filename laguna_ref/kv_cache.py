@@ -3,6 +3,9 @@
 Keys are stored after RoPE, values as projected; both in the numerics' own type or as FP8 codes
 with one scale per layer. FP8 is part of what the model computes, not an approximation of it:
 the current token's own key and value are read back through the cache's type too.
+
+In memory the tokens of one head follow each other: attention reads a head at a time, and rows
+that lie apart come in slowly.
 """
 
 from __future__ import annotations
@@ -80,8 +83,8 @@ class LayerCache:
         self.dtype = _storage_type(stored, numerics)
         self.length = 0
         self._oldest = 0  # the first token a ring still holds; truncating does not bring back more
-        self._keys = np.empty((window or 0, *shape), dtype=self.dtype)
-        self._values = np.empty((window or 0, *shape), dtype=self.dtype)
+        self._keys = _rows(window or 0, shape, self.dtype)
+        self._values = _rows(window or 0, shape, self.dtype)
         self._pending: tuple[Array, Array] | None = None
 
     @property
@@ -156,10 +159,9 @@ class LayerCache:
 
     def _behind_ring(self, keys: Array, values: Array, window: int) -> KVSlice:
         first = max(0, self.length - window + 1)
-        old = np.arange(first, self.length) % window
         return KVSlice(
-            np.concatenate([self._keys[old], keys]),
-            np.concatenate([self._values[old], values]),
+            _continued(self._keys, first, self.length, keys),
+            _continued(self._values, first, self.length, values),
             first,
             self.format,
         )
@@ -254,7 +256,24 @@ def cache_bytes(config: LagunaConfig, tokens: int, fp8_layers: Sequence[bool]) -
     return result
 
 
+def _rows(count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Room for [count, G, C], each head's rows side by side."""
+    heads, width = shape
+    return np.empty((heads, count, width), dtype=dtype).transpose(1, 0, 2)
+
+
 def _grown(array: Array, used: int, capacity: int) -> Array:
-    grown = np.empty((capacity, *array.shape[1:]), dtype=array.dtype)
+    grown = _rows(capacity, array.shape[1:], array.dtype)
     grown[:used] = array[:used]
     return grown
+
+
+def _continued(ring: Array, first: int, end: int, new: Array) -> Array:
+    """What a ring holds of tokens ``first`` to ``end``, oldest first, and new ones behind."""
+    old, start = end - first, first % len(ring)
+    unbroken = min(old, len(ring) - start)
+    result = _rows(old + len(new), ring.shape[1:], ring.dtype)
+    result[:unbroken] = ring[start : start + unbroken]
+    result[unbroken:old] = ring[: old - unbroken]
+    result[old:] = new
+    return result

@@ -5,163 +5,127 @@ chunks, rings or tiles, so none of them can show:
 
 - a score is a sum over the head's channels, eight lanes, fixed tree;
 - the maximum is over all visible keys (a maximum has no order);
-- the sum of exponentials takes the key at absolute position j into lane ``j mod 8``, in order;
-- the weighted sum of values runs over blocks of 64 absolute positions, in order, each block
-  summed by itself in order of position; a key that is not visible has probability exactly
-  zero and its value is not read.
+- sums over positions are made in segments of 4,096 absolute positions, which are then added in
+  order;
+- in a segment, the sum of exponentials takes the key at absolute position j into lane
+  ``j mod 8``, in order;
+- in a segment, the weighted sum of values runs over blocks of 64 absolute positions, in order,
+  each block summed by itself in order of position; a key that is not visible has probability
+  exactly zero and its value is not read.
 
 Scores of one tile of queries are kept (never those of all queries), so one pass finds the
-maximum and the next the sum: what bfloat16 numerics demand serves all three.
+maximum and the next the sum: what bfloat16 numerics demand serves all three. Many queries are
+dealt to the threads as tiles; few that see a long context as segments of it.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 
-from numba_kernels import vector_math
-from numba_kernels.cached import cached8
+from numba_kernels.attention_steps import (
+    BLOCK,
+    add_values,
+    even,
+    find_exponentials,
+    find_scores,
+)
+from numba_kernels.cached import Head
 from numba_kernels.float_mode import exact_floats, restore_floats
 from numba_kernels.jit import kernel
-from numba_kernels.panels import pack_tokens, panel_times_tokens
+from numba_kernels.panels import pack_tokens
 from numba_kernels.rows import rounded
-from numba_kernels.simd import (
-    address,
-    greatest,
-    load,
-    maximum,
-    number,
-    prefetch,
-    splat,
-    store,
-    total,
-    zeros,
-)  # fmt: skip
-from numba_kernels.tiles import outer_tile
+from numba_kernels.simd import load, store
 
-BLOCK = 64
-"""Positions summed by themselves in the weighted sum of values."""
-AHEAD = 24
-"""Positions fetched ahead of the one that is read."""
+SEGMENT = 4096
+"""Positions whose sums are made by themselves; several threads may share out the segments."""
 TILE_SCORES = 1 << 18
 """Scores a thread keeps at a time."""
 MAX_QUERIES = 64
 """Query rows of a tile: their packed channels and sums stay in the first-level cache."""
 
-_wide, _narrow = outer_tile(4, 16), outer_tile(1, 8)
-
 
 @njit
-def decode_rows(stored, first, last, base, kv_heads, g, width, scale, round_read, out):
-    """Cached positions ``first`` to ``last`` of one head as rows of ``width`` numbers."""
-    for position in range(first, last):
-        source = ((position - base) * kv_heads + g) * width
-        target = (position - first) * width
-        # Heads of one token lie side by side: rows of one head are too far apart for the
-        # processor to see that they follow each other.
-        ahead = address(stored) + (source + AHEAD * kv_heads * width) * stored.itemsize
-        for line in range(0, width * stored.itemsize, 64):
-            prefetch(ahead + line)
-        for c in range(0, width, 8):
-            store(out, target + c, cached8(stored, source + c, scale, round_read, out))
+def tile_of_queries(q, t0, t1, g, group, heads, width, base, first_query, window):
+    """The queries of tokens ``t0`` to ``t1`` that read key/value head ``g``.
 
-
-@njit
-def add_weighted_values(p, at, step, queries, values, count, width, out):
-    """Adds a block's weighted values to each query's sum; ``queries`` is a multiple of four."""
-    for q in range(0, queries, 4):
-        c = 0
-        while c + 64 <= width:
-            _wide(p, at + q * step, step, values, c, width, count, out, q * width + c, width)
-            c += 64
-        while c < width:
-            _narrow(p, at + q * step, step, values, c, width, count, out, q * width + c, width)
-            c += 8
-
-
-@njit
-def attend(
-    q, queries, places, lows, highs, keys, values, base, kv_heads, g, width, scaling,
-    k_scale, v_scale, rounds, out,
-):  # fmt: skip
-    """Attention of one tile of queries over one key/value head.
-
-    q: packed pairs of queries; ``places[i]`` is where query i's result goes in ``out``; it sees
-    absolute positions ``lows[i]`` to ``highs[i]`` (exclusive). Rounds: (read, scores, scaled,
-    probabilities, output).
+    Packed in pairs; where each one's result goes; and the positions it sees, from ``lows`` to
+    ``highs`` (exclusive).
     """
-    low, high = lows[0], highs[0]
-    for i in range(queries):
-        low, high = min(low, lows[i]), max(high, highs[i])
-    begin = low // BLOCK * BLOCK
-    span = (high - begin + BLOCK - 1) // BLOCK * BLOCK
-    padded = (queries + 3) // 4 * 4
-    scores = np.empty(padded * span, q.dtype)
-    scores[queries * span :] = 0
-    panel = np.zeros(BLOCK * width, q.dtype)
-    no_lanes = np.empty(1, q.dtype)
-    for block in range(begin, high, BLOCK):
-        first, last = max(block, low), min(block + BLOCK, high)
-        start = (first - block) // 4 * 4
-        decode_rows(
-            keys, first, last, base, kv_heads, g, width, k_scale, rounds[0],
-            panel[(first - block) * width :],
-        )  # fmt: skip
-        rows = (last - block + 3) // 4 * 4 - start
-        panel_times_tokens(
-            panel[start * width :], rows, width, q, 0, 2 * width, (queries + 1) // 2,
-            no_lanes, 0, 1, scores, block - begin + start, span,
-        )  # fmt: skip
+    queries = (t1 - t0) * group
+    lows = np.empty(queries, np.int64)
+    highs = np.empty(queries, np.int64)
+    places = np.empty(queries, np.int64)
+    gathered = np.empty(queries * width, q.dtype)
+    for t in range(t0, t1):
+        for h in range(group):
+            i = (t - t0) * group + h
+            place = (t * heads + g * group + h) * width
+            position = first_query + t
+            places[i], highs[i] = place, position + 1
+            lows[i] = max(base, position + 1 - window) if window > 0 else base
+            gathered[i * width : (i + 1) * width] = q[place : place + width]
+    packed = np.empty(even(queries) * width, q.dtype)
+    pack_tokens(gathered, width, queries, packed)
+    return packed, places, lows, highs
 
-    for i in range(queries):
-        at = i * span
-        scale = splat(scaling)
-        tops = number(scale, -np.inf)
-        lo, hi = lows[i] - begin, highs[i] - begin
-        for j in range(lo // 8 * 8, hi, 8):
-            v = rounded(rounded(load(scores, at + j), rounds[1]) * scale, rounds[2])
-            store(scores, at + j, v)
-        scores[at : at + lo] = -np.inf
-        scores[at + hi : at + span] = -np.inf
-        for j in range(lo // 8 * 8, hi, 8):
-            tops = maximum(tops, load(scores, at + j))
-        top = splat(greatest(tops))
-        sums = zeros(scale)
-        for j in range(lo // 8 * 8, hi, 8):
-            e = vector_math.exp(load(scores, at + j) - top)
-            sums = sums + e
-            store(scores, at + j, e)
-        scores[at : at + lo // 8 * 8] = 0
-        scores[at + (hi + 7) // 8 * 8 : at + span] = 0
-        whole = splat(total(sums))
-        for j in range(lo // 8 * 8, hi, 8):
-            store(scores, at + j, rounded(load(scores, at + j) / whole, rounds[3]))
 
-    sums = np.zeros(padded * width, q.dtype)
-    for block in range(begin, high, BLOCK):
-        first, last = max(block, low), min(block + BLOCK, high)
-        decode_rows(values, first, last, base, kv_heads, g, width, v_scale, rounds[0], panel)
-        add_weighted_values(scores, first - begin, span, padded, panel, last - first, width, sums)
-    for i in range(queries):
+@njit
+def head_of(stored, g, base, scale, round_read):
+    """Head ``g`` of (memory, numbers from row to row, numbers from head to head)."""
+    memory, step, head_step = stored
+    return Head(memory, g * head_step - base * step, step, scale, round_read)
+
+
+@njit
+def bounds(segment, low, high):
+    """What a segment has of positions ``low`` to ``high``."""
+    return max(low, segment * SEGMENT), min(high, (segment + 1) * SEGMENT)
+
+
+@njit
+def add_to(whole, part):
+    """A segment's sums to those of the segments before it."""
+    for k in range(len(whole)):
+        whole[k] += part[k]
+
+
+@njit
+def in_order(parts):
+    """The segments' sums, added in order."""
+    whole = np.zeros_like(parts[0])
+    for part in parts:
+        add_to(whole, part)
+    return whole
+
+
+@njit
+def highest(tops):
+    """The greatest of all segments."""
+    result = tops[0].copy()
+    for top in tops:
+        for i in range(len(result)):
+            result[i] = max(result[i], top[i])
+    return result
+
+
+@njit
+def put(sums, places, width, round_output, out):
+    """Each query's sums of values to its place."""
+    for i in range(len(places)):
         for c in range(0, width, 8):
-            store(out, places[i] + c, rounded(load(sums, i * width + c), rounds[4]))
+            store(out, places[i] + c, rounded(load(sums, i * width + c), round_output))
 
 
 @kernel
-def attention(
-    q, tokens, heads, keys, values, base, first_query, window, kv_heads, width, scaling,
+def of_tiles(
+    q, tokens, tile, heads, keys, values, base, first_query, window, kv_heads, width, scaling,
     k_scale, v_scale, rounds, out,
 ):  # fmt: skip
-    """q [tokens, heads, width] over cached keys and values [S, kv_heads, width], all flat.
-
-    ``base`` is the absolute position of the first cached row, ``first_query`` that of the first
-    query; ``window`` 0 means none. Rounds: (read, scores, scaled, probabilities, output).
-    """
+    """Tiles of ``tile`` tokens and one key/value head each, dealt to the threads."""
     group = heads // kv_heads
-    span = first_query + tokens - base + 2 * BLOCK
-    if window > 0:
-        span = min(span, window + tokens + 2 * BLOCK)
-    tile = max(1, min(tokens, MAX_QUERIES // group, TILE_SCORES // (group * span)))
     tiles = (tokens + tile - 1) // tile
     for unit in prange(kv_heads * tiles):
         mode = exact_floats()
@@ -169,23 +133,116 @@ def attention(
         # Early and late tiles in turn: under a causal mask the late ones take longer.
         t0 = (turn // 2 if turn % 2 == 0 else tiles - 1 - turn // 2) * tile
         t1 = min(t0 + tile, tokens)
-        queries = (t1 - t0) * group
-        lows = np.empty(queries, np.int64)
-        highs = np.empty(queries, np.int64)
-        places = np.empty(queries, np.int64)
-        gathered = np.empty(queries * width, q.dtype)
-        for t in range(t0, t1):
-            for h in range(group):
-                i = (t - t0) * group + h
-                place = (t * heads + g * group + h) * width
-                position = first_query + t
-                places[i], highs[i] = place, position + 1
-                lows[i] = max(base, position + 1 - window) if window > 0 else base
-                gathered[i * width : (i + 1) * width] = q[place : place + width]
-        packed = np.empty((queries + 1) // 2 * 2 * width, q.dtype)
-        pack_tokens(gathered, width, queries, packed)
-        attend(
-            packed, queries, places, lows, highs, keys, values, base, kv_heads, g, width,
-            scaling, k_scale, v_scale, rounds, out,
+        packed, places, lows, highs = tile_of_queries(
+            q, t0, t1, g, group, heads, width, base, first_query, window
+        )
+        queries, low, high = len(places), lows[0], highs[-1]
+        begin = low // BLOCK * BLOCK
+        span = (high - begin + BLOCK - 1) // BLOCK * BLOCK
+        scores = np.empty(even(queries) * span, q.dtype)
+        tops = np.full(queries, -np.inf, q.dtype)
+        sums = np.zeros(queries, q.dtype)
+        whole = np.zeros(even(queries) * width, q.dtype)
+        k = head_of(keys, g, base, k_scale, rounds[0])
+        v = head_of(values, g, base, v_scale, rounds[0])
+        find_scores(
+            packed, lows, highs, k, low, high, width, scaling, rounds, scores, begin, span, tops
+        )
+        for segment in range(low // SEGMENT, (high - 1) // SEGMENT + 1):
+            first, last = bounds(segment, low, high)
+            find_exponentials(lows, highs, first, last, scores, begin, span, tops, sums)
+        for segment in range(low // SEGMENT, (high - 1) // SEGMENT + 1):
+            first, last = bounds(segment, low, high)
+            part = np.zeros(len(whole), q.dtype)
+            add_values(v, first, last, width, rounds, scores, begin, span, sums, part)
+            add_to(whole, part)
+        put(whole, places, width, rounds[4], out)
+        restore_floats(mode)
+
+
+@kernel
+def of_segments(
+    q, tokens, heads, keys, values, base, first_query, window, kv_heads, width, scaling,
+    k_scale, v_scale, rounds, scores, begin, span, out,
+):  # fmt: skip
+    """A single tile of tokens: segments of every key/value head, dealt to the threads."""
+    group = heads // kv_heads
+    queries = tokens * group
+    high = first_query + tokens
+    low = max(base, first_query + 1 - window) if window > 0 else base
+    segment0 = low // SEGMENT
+    segments = (high - 1) // SEGMENT + 1 - segment0
+    tops = np.full((kv_heads, segments, queries), -np.inf, q.dtype)
+    sums = np.zeros((kv_heads, segments, queries), q.dtype)
+    parts = np.zeros((kv_heads, segments, even(queries) * width), q.dtype)
+    for unit in prange(kv_heads * segments):
+        mode = exact_floats()
+        g, segment = unit // segments, unit % segments
+        packed, _, lows, highs = tile_of_queries(
+            q, 0, tokens, g, group, heads, width, base, first_query, window
+        )
+        first, last = bounds(segment0 + segment, low, high)
+        head = head_of(keys, g, base, k_scale, rounds[0])
+        find_scores(
+            packed, lows, highs, head, first, last, width, scaling, rounds,
+            scores[g], begin, span, tops[g, segment],
         )  # fmt: skip
         restore_floats(mode)
+    for unit in prange(kv_heads * segments):
+        mode = exact_floats()
+        g, segment = unit // segments, unit % segments
+        _, _, lows, highs = tile_of_queries(
+            q, 0, tokens, g, group, heads, width, base, first_query, window
+        )
+        first, last = bounds(segment0 + segment, low, high)
+        greatest_of_all = highest(tops[g])
+        find_exponentials(
+            lows, highs, first, last, scores[g], begin, span, greatest_of_all, sums[g, segment]
+        )
+        restore_floats(mode)
+    for unit in prange(kv_heads * segments):
+        mode = exact_floats()
+        g, segment = unit // segments, unit % segments
+        first, last = bounds(segment0 + segment, low, high)
+        head = head_of(values, g, base, v_scale, rounds[0])
+        whole = in_order(sums[g])
+        add_values(
+            head, first, last, width, rounds, scores[g], begin, span, whole, parts[g, segment]
+        )
+        restore_floats(mode)
+    for g in range(kv_heads):
+        _, places, _, _ = tile_of_queries(
+            q, 0, tokens, g, group, heads, width, base, first_query, window
+        )
+        put(in_order(parts[g]), places, width, rounds[4], out)
+
+
+def attention(
+    q: Any, tokens: int, heads: int, keys: Any, values: Any, base: int, first_query: int,
+    window: int, kv_heads: int, width: int, scaling: Any, k_scale: Any, v_scale: Any,
+    rounds: Any, out: Any, work: int,
+) -> None:  # fmt: skip
+    """q [tokens, heads, width], flat, over cached keys and values.
+
+    keys, values: each (flat memory, numbers from row to row, numbers from head to head);
+    ``base`` is the absolute position of the first cached row, ``first_query`` that of the first
+    query; ``window`` 0 means none. Rounds: (read, scores, scaled, probabilities, output).
+    """
+    group = heads // kv_heads
+    low = max(base, first_query + 1 - window) if window > 0 else base
+    begin = low // BLOCK * BLOCK
+    span = (first_query + tokens - begin + BLOCK - 1) // BLOCK * BLOCK
+    seen = min(span, window + tokens + 2 * BLOCK) if window > 0 else span
+    tile = max(1, min(tokens, MAX_QUERIES // group, TILE_SCORES // (group * seen)))
+    if tile == tokens and span > SEGMENT:
+        # NumPy asks the system for large pages; a kernel's own allocation would not.
+        scores = np.empty((kv_heads, (tokens * group + 1) // 2 * 2 * span), q.dtype)
+        of_segments(
+            q, tokens, heads, keys, values, base, first_query, window, kv_heads, width, scaling,
+            k_scale, v_scale, rounds, scores, begin, span, out, work=work,
+        )  # fmt: skip
+        return
+    of_tiles(
+        q, tokens, tile, heads, keys, values, base, first_query, window, kv_heads, width, scaling,
+        k_scale, v_scale, rounds, out, work=work,
+    )  # fmt: skip

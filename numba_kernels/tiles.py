@@ -19,10 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numba_kernels.simd import call_llvm, f32x8, f32x16, f64x8, f64x16, shuffle, splat_lanes
-
-ROWS = 4
-"""Weighted sums of an outer tile."""
+from numba_kernels.simd import call_llvm, f32x8, f32x16, f64x8, f64x16, shuffle
 
 
 def _tree_of_four(builder: Any, sums: list[Any]) -> Any:
@@ -153,81 +150,6 @@ def tile(rows: int, pairs: int) -> Any:
         signature = types.void(
             panel, *integers[:2], tokens, *integers[:3], lanes, *integers[:3], out, *integers[:2]
         )
-        return signature, codegen
-
-    return kernel
-
-
-@lru_cache
-def outer_tile(vectors: int, lanes: int) -> Any:
-    """A kernel for four weighted sums of rows, ``vectors`` times ``lanes`` columns of each.
-
-    ``(weights, at, step, rows, first, stride, count, out, place, out_step)``: adds
-    ``sum_j weights[at + q * step + j] * rows[first + j * stride + c]`` over ``count`` rows j,
-    in order, to ``out[place + q * out_step + c]`` for q = 0 to 3. The sum starts at zero and is
-    added as a whole, so that its error grows with the number of blocks, not of rows.
-    """
-
-    @intrinsic
-    def kernel(typing, weights, at, step, rows, first, stride, count, out, place, out_step):
-        element = f32x8.element if weights.dtype == types.float32 else f64x8.element
-        vector = ir.VectorType(element, lanes)
-
-        def codegen(context, builder, sig, args):
-            def data(index: int) -> Any:
-                return context.make_array(sig.args[index])(context, builder, args[index]).data
-
-            weight_data, row_data, out_data = data(0), data(3), data(7)
-            _, at, step, _, first, stride, count, _, place, out_step = args
-            integer = at.type
-            zero = ir.Constant(vector, [0.0] * lanes)
-
-            def times(a: Any, factor: int) -> Any:
-                return builder.mul(a, ir.Constant(integer, factor))
-
-            def plus(a: Any, constant: int) -> Any:
-                return builder.add(a, ir.Constant(integer, constant))
-
-            def pointer(base: Any, offset: Any) -> Any:
-                return builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
-
-            def load(base: Any, offset: Any) -> Any:
-                loaded = builder.load(pointer(base, offset))
-                loaded.align = 4
-                return loaded
-
-            slots = [
-                [cgutils.alloca_once(builder, vector) for _ in range(vectors)] for _ in range(ROWS)
-            ]
-            for row in slots:
-                for slot in row:
-                    builder.store(zero, slot)
-            with cgutils.for_range(builder, count) as loop:
-                start = builder.add(first, builder.mul(stride, loop.index))
-                columns = [load(row_data, plus(start, v * lanes)) for v in range(vectors)]
-                for q, row in enumerate(slots):
-                    where = builder.add(builder.add(at, times(step, q)), loop.index)
-                    weight = splat_lanes(
-                        builder, builder.load(builder.gep(weight_data, [where])), vector
-                    )
-                    for column, slot in zip(columns, row, strict=True):
-                        total = call_llvm(
-                            builder, "llvm.fma", vector, [weight, column, builder.load(slot)]
-                        )
-                        builder.store(total, slot)
-            for q, row in enumerate(slots):
-                base = builder.add(place, times(out_step, q))
-                for v, slot in enumerate(row):
-                    where = plus(base, v * lanes)
-                    total = builder.fadd(load(out_data, where), builder.load(slot))
-                    stored = builder.store(total, pointer(out_data, where))
-                    stored.align = 4
-            return context.get_dummy_value()
-
-        signature = types.void(
-            weights, types.intp, types.intp, rows, types.intp, types.intp, types.intp, out,
-            types.intp, types.intp,
-        )  # fmt: skip
         return signature, codegen
 
     return kernel

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import numba
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from laguna_ref.checkpoint.formats import Weight
 from laguna_ref.engines.compile_notice import NOTICE
@@ -108,16 +109,15 @@ def rope_tables(spec: RopeSpec, positions: Array, numerics: Numerics) -> tuple[A
 def attention(q: Array, kv: KVSlice, window: int | None, numerics: Numerics) -> Array:
     """Softmax of scaled dot products, times the values: see ``laguna_ref/ops/attention.py``."""
     tokens, heads, head_dim = q.shape
-    q, keys, values = _padded(q), _padded(kv.keys), _padded(kv.values)
-    if keys.dtype == BF16:
-        keys, values = keys.view(np.uint16), values.view(np.uint16)
+    cached, kv_heads, _ = kv.keys.shape
+    q = _padded(q)
     out = np.empty_like(q)
     points = ("kv_cache.read", "attention.scores", "attention.scaled",
               "attention.probabilities", "attention.output")  # fmt: skip
-    seen = len(keys) if window is None else min(len(keys), window)
+    seen = cached if window is None else min(cached, window)
     attention_kernel(
-        q.reshape(-1), tokens, heads, keys.reshape(-1), values.reshape(-1),
-        kv.first, kv.first + len(keys) - tokens, window or 0, keys.shape[1], q.shape[2],
+        q.reshape(-1), tokens, heads, _in_place(kv.keys), _in_place(kv.values),
+        kv.first, kv.first + cached - tokens, window or 0, kv_heads, q.shape[2],
         numerics.dtype.type(head_dim**-0.5), kv.format.k_scale, kv.format.v_scale,
         tuple(_on(numerics, point) for point in points), out.reshape(-1),
         work=tokens * seen * heads * head_dim,
@@ -210,6 +210,20 @@ def _padded(x: Array) -> Array:
     if missing:
         x = np.concatenate([x, np.zeros((*x.shape[:-1], missing), dtype=x.dtype)], axis=-1)
     return np.ascontiguousarray(x)
+
+
+def _in_place(x: Array) -> tuple[Array, int, int]:
+    """Cached rows [S, G, C] as flat memory, and its numbers from row to row and head to head.
+
+    Where they lie: a long cache is never copied, whichever of S and G comes first in memory.
+    """
+    if x.dtype == BF16:
+        x = x.view(np.uint16)
+    if x.shape[2] % LANES or x.strides[2] != x.itemsize:
+        x = _padded(x)
+    row, head = (stride // x.itemsize for stride in x.strides[:2])
+    extent = (len(x) - 1) * row + (x.shape[1] - 1) * head + x.shape[2]
+    return as_strided(x, (extent,), (x.itemsize,)), row, head
 
 
 def _on(numerics: Numerics, point: str) -> bool:

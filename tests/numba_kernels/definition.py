@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ Array = NDArray[Any]
 LANES = 8
 BLOCK = 64
 """Positions that attention's weighted sum of values takes by themselves."""
+SEGMENT = 4096
+"""Positions whose sums attention makes by themselves."""
 
 
 def nearest(x: Fraction, dtype: Any) -> Any:
@@ -67,8 +70,30 @@ def lane_sum(values: Iterable[Any], first: int, dtype: Any) -> Any:
     return tree(lanes)
 
 
-def weighted_sum(weights: Sequence[Any], rows: Array, first: int) -> Array:
-    """Rows at absolute positions ``first``, first + 1, ..., each block of 64 by itself."""
+def segments(first: int, count: int) -> list[slice]:
+    """Of ``count`` positions from ``first`` on, those that share a segment."""
+    ends = [*range((first // SEGMENT + 1) * SEGMENT, first + count, SEGMENT), first + count]
+    return [slice(a - first, b - first) for a, b in pairwise([first, *ends])]
+
+
+def sum_over_positions(values: Array, first: int) -> Any:
+    """Numbers at positions ``first``, ...: a sum in lanes for each segment, these in order."""
+    total = values.dtype.type(0)
+    for part in segments(first, len(values)):
+        total = total + lane_sum(values[part], first + part.start, values.dtype)
+    return total
+
+
+def weighted_sum(weights: Array, rows: Array, first: int) -> Array:
+    """Rows at positions ``first``, ...: a sum for each segment, these in order."""
+    total = np.zeros(rows.shape[1], rows.dtype)
+    for part in segments(first, len(rows)):
+        total = total + _weighted_blocks(weights[part], rows[part], first + part.start)
+    return total
+
+
+def _weighted_blocks(weights: Array, rows: Array, first: int) -> Array:
+    """Each block of 64 absolute positions by itself, these in order."""
     total = np.zeros(rows.shape[1], rows.dtype)
     for block in range(first // BLOCK * BLOCK, first + len(rows), BLOCK):
         part = np.zeros(rows.shape[1], rows.dtype)

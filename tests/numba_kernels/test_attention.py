@@ -133,7 +133,7 @@ def as_defined(q: Any, kv: KVSlice, window: int | None, scaling: Any) -> Any:
         e = np.empty_like(arguments)
         rows.exp(arguments, e)
         e = e[: len(scores)]
-        probabilities = e / definition.lane_sum(e, low, q.dtype)
+        probabilities = e / definition.sum_over_positions(e, low)
         out[t, h] = definition.weighted_sum(probabilities, values, low)
     return out
 
@@ -141,7 +141,16 @@ def as_defined(q: Any, kv: KVSlice, window: int | None, scaling: Any) -> Any:
 @pytest.mark.parametrize("numerics", [FLOAT32, FLOAT64], ids=lambda n: n.name)
 @pytest.mark.parametrize(
     ("tokens", "cached", "first", "window"),
-    [(1, 140, 0, None), (3, 70, 0, None), (2, 130, 61, 75), (5, 5, 59, 3), (1, 0, 0, 1)],
+    [
+        (1, 140, 0, None),
+        (3, 70, 0, None),
+        (2, 130, 61, 75),
+        (5, 5, 59, 3),
+        (1, 0, 0, 1),
+        (1, 100, 4040, None),
+        (3, 90, 4050, 70),
+        (2, 4130, 70, None),
+    ],
 )
 def test_every_sum_is_in_the_defined_order(
     numerics: Numerics, tokens: int, cached: int, first: int, window: int | None

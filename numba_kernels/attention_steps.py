@@ -1,0 +1,111 @@
+"""The three steps of attention, for one tile of queries and one stretch of positions.
+
+Scores and their maximum; exponentials and their sum; weighted values. A tile's scores are kept
+from step to step: query i's score of position p is ``scores[i * span + p - begin]``. ``lows[i]``
+to ``highs[i]`` (exclusive) are the positions that query i sees; ``first`` and ``last`` bound a
+stretch, which begins at a multiple of BLOCK or before all that any query sees.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from numba_kernels import vector_math
+from numba_kernels.cached import decode_rows
+from numba_kernels.panels import aligned, panel_times_tokens
+from numba_kernels.rows import rounded
+from numba_kernels.simd import greatest, load, maximum, number, splat, store, total, zeros
+from numba_kernels.weighted_sums import add_weighted_sums
+
+BLOCK = 64
+"""Positions summed by themselves in the weighted sum of values."""
+KEYS = 64
+"""Decoded keys that stay in the first-level cache beside a full tile of queries."""
+
+
+@njit
+def even(queries):
+    """Rows that a tile of queries takes: they are worked on in pairs."""
+    return (queries + 1) // 2 * 2
+
+
+@njit
+def find_scores(
+    q, lows, highs, keys, first, last, width, scaling, rounds, scores, begin, span, tops
+):
+    """Scores of positions ``first`` to ``last``; ``tops`` takes the greatest of each query's.
+
+    q: packed pairs of queries. Scores of eight positions that share a vector with a visible one
+    are set to minus infinity where they are not visible themselves.
+    """
+    queries = len(lows)
+    pairs = even(queries) // 2
+    panel = aligned(KEYS * width, q)
+    panel[:] = 0
+    none = panel[:0]
+    for block in range(first // KEYS * KEYS, last, KEYS):
+        start, stop = max(block, first), min(block + KEYS, last)
+        decode_rows(keys, start, stop, width, panel[(start - block) * width :])
+        row = (start - block) // 4 * 4
+        rows = (stop - block + 3) // 4 * 4 - row
+        panel_times_tokens(
+            panel[row * width :], rows, width, q, 0, 2 * width, pairs,
+            none, 0, 1, scores, block - begin + row, span,
+        )  # fmt: skip
+    scale = splat(scaling)
+    for i in range(queries):
+        low, high = max(lows[i], first), min(highs[i], last)
+        at = i * span - begin
+        v = number(scale, -np.inf)
+        if low < high:
+            scores[at + low // 8 * 8 : at + low] = -np.inf
+            scores[at + high : at + (high + 7) // 8 * 8] = -np.inf
+        for p in range(low // 8 * 8, high, 8):
+            score = rounded(rounded(load(scores, at + p), rounds[1]) * scale, rounds[2])
+            store(scores, at + p, score)
+            v = maximum(v, score)
+        tops[i] = max(tops[i], greatest(v))
+
+
+@njit
+def find_exponentials(lows, highs, first, last, scores, begin, span, tops, sums):
+    """Exponentials of scores less ``tops``, in place; each query's sum is added to ``sums``.
+
+    What a query does not see becomes zero.
+    """
+    for i in range(len(lows)):
+        low, high = max(lows[i], first), min(highs[i], last)
+        at = i * span - begin
+        if low >= high:
+            scores[at + first : at + last] = 0
+            continue
+        start, stop = low // 8 * 8, (high + 7) // 8 * 8
+        scores[at + first : at + start] = 0
+        top = splat(tops[i])
+        lanes = zeros(top)
+        for p in range(start, stop, 8):
+            e = vector_math.exp(load(scores, at + p) - top)
+            lanes = lanes + e
+            store(scores, at + p, e)
+        scores[at + stop : at + last] = 0
+        sums[i] += total(lanes)
+
+
+@njit
+def add_values(values, first, last, width, rounds, scores, begin, span, sums, out):
+    """Adds the weighted values of positions ``first`` to ``last`` to each query's ``out``."""
+    queries = len(sums)
+    panel = aligned(BLOCK * width, out)
+    weights = np.zeros(even(queries) * BLOCK, out.dtype)
+    for block in range(first // BLOCK * BLOCK, last, BLOCK):
+        start, stop = max(block, first), min(block + BLOCK, last)
+        for i in range(queries):
+            whole = splat(sums[i])
+            for p in range(start // 8 * 8, stop, 8):
+                e = load(scores, i * span + p - begin)
+                store(weights, i * BLOCK + p - block, rounded(e / whole, rounds[3]))
+        decode_rows(values, start, stop, width, panel)
+        add_weighted_sums(
+            weights[start - block :], BLOCK, even(queries), panel, stop - start, width, out
+        )
