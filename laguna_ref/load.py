@@ -23,7 +23,7 @@ def load(
     path: str | Path | None = None,
     *,
     numerics: str = "float32",
-    engine: str = "numpy",
+    engine: str = "numba",
     dequant: str | None = None,
     kv_cache: str = "checkpoint",
     kv_cache_skip_layers: Iterable[int | str] = (),
@@ -35,8 +35,8 @@ def load(
     path: a folder, a Hub id that lies in the local Hub cache (when huggingface_hub is
         installed), or None for the embedded laguna-tiny.
     numerics: ``float32``, ``float64`` or ``bfloat16`` (``laguna_ref/numerics.py``).
-    engine: ``numpy``, the plain one, or ``numba``: compiled, and the same bits for any number of
-        threads and any chunking of the prompt.
+    engine: ``numba``, compiled, with the same bits for any number of threads and any chunking of
+        the prompt; or ``numpy``, the plain one that says what each operation is.
     dequant: ``exact`` (integer times scale; the default of float64 and float32) or ``bf16``
         (that product rounded as the released loaders do; the default of bfloat16).
     kv_cache: ``checkpoint`` (FP8 where the checkpoint declares it), ``float`` (the numerics'

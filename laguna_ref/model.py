@@ -10,7 +10,7 @@ recorder, if any, under its trace-point name and returns it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +32,6 @@ from laguna_ref.weights import (
     SparseMLPWeights,
     read_weights,
 )
-
-Keep = Callable[[str, Array], Array]
 
 
 class Laguna:
@@ -162,7 +160,7 @@ class Laguna:
 
     def _forward(self, sequences: list[_Sequence], last_only: bool) -> Array:
         engine, n, w = self.engine, self.numerics, self.weights
-        keep = _keep([(one.rows, one.trace) for one in sequences])
+        keep = _Keep([(one.rows, one.trace) for one in sequences])
         tokens = np.concatenate([one.tokens for one in sequences])  # T of all sequences together
         positions = np.concatenate([one.positions for one in sequences])
         kinds = {layer.attention: layer.rope for layer in self.config.layers}
@@ -174,7 +172,7 @@ class Laguna:
             x = self._decoder_layer(x, spec, weights, kv, rope[spec.attention], keep)  # [T, D]
         if last_only:
             x = x[[one.rows.stop - 1 for one in sequences]]
-            keep = _keep([(slice(i, i + 1), one.trace) for i, one in enumerate(sequences)])
+            keep = _Keep([(slice(i, i + 1), one.trace) for i, one in enumerate(sequences)])
         x = keep("model.norm", engine.rms_norm(x, w.norm, self.config.rms_norm_eps, n))
         logits = engine.linear(x, w.lm_head, n)  # [T, V]
         checks.finite(logits, "lm_head")
@@ -187,7 +185,7 @@ class Laguna:
         w: LayerWeights,
         kv: list[tuple[slice, LayerCache]],
         rope: tuple[Array, Array],
-        keep: Keep,
+        keep: _Keep,
     ) -> Array:
         engine, n, eps = self.engine, self.numerics, self.config.rms_norm_eps
         at = f"model.layers.{spec.index}"
@@ -212,7 +210,7 @@ class Laguna:
         kv: list[tuple[slice, LayerCache]],
         rope: tuple[Array, Array],
         at: str,
-        keep: Keep,
+        keep: _Keep,
     ) -> Array:
         engine, n, eps = self.engine, self.numerics, self.config.rms_norm_eps
         heads = (len(h), -1, spec.head_dim)
@@ -227,21 +225,22 @@ class Laguna:
 
         # Each sequence of a batch looks at its own S keys and values, its new ones included.
         seen = [(rows, layer.append(k[rows], v[rows])) for rows, layer in kv]
-        cached = [slice_.newest(rows.stop - rows.start, n) for rows, slice_ in seen]
-        keep(f"{at}.k_cached", np.concatenate([keys for keys, _ in cached]))
-        keep(f"{at}.v_cached", np.concatenate([values for _, values in cached]))
+        if keep.wanted:
+            cached = [slice_.newest(rows.stop - rows.start, n) for rows, slice_ in seen]
+            keep(f"{at}.k_cached", _joined([keys for keys, _ in cached]))
+            keep(f"{at}.v_cached", _joined([values for _, values in cached]))
         parts = [engine.attention(q[rows], slice_, spec.window, n) for rows, slice_ in seen]
-        attended = keep(f"{at}.attention", np.concatenate(parts))  # [T, H, C]
+        attended = keep(f"{at}.attention", _joined(parts))  # [T, H, C]
 
         gate_logits = keep(f"{at}.g_proj", engine.linear(h, w.g_proj, n))  # [T, H] or [T, H*C]
         gate = keep(f"{at}.gate", engine.gate_values(gate_logits, spec.gate_activation, n))
         gated = engine.apply_gate(attended, gate, n)  # [T, H*C]
         return keep(at, keep(f"{at}.o_proj", engine.linear(gated, w.o_proj, n)))  # [T, D]
 
-    def _dense_mlp(self, h: Array, w: MLPWeights, at: str, keep: Keep) -> Array:
+    def _dense_mlp(self, h: Array, w: MLPWeights, at: str, keep: _Keep) -> Array:
         return keep(at, self.engine.mlp(h, w, self.numerics))  # [T, D]
 
-    def _sparse_mlp(self, h: Array, w: SparseMLPWeights, at: str, keep: Keep) -> Array:
+    def _sparse_mlp(self, h: Array, w: SparseMLPWeights, at: str, keep: _Keep) -> Array:
         engine, n = self.engine, self.numerics
         bias = w.e_score_correction_bias
         logits, ids, weights = engine.route(h, w.gate, bias, self.router, n)  # [T, E], 2 x [T, K]
@@ -267,13 +266,19 @@ class _Sequence:
     trace: Recorder | None
 
 
-def _keep(parts: list[tuple[slice, Recorder | None]]) -> Keep:
-    """Hands each recorder the rows of its own sequence."""
+class _Keep:
+    """Hands each recorder the rows of its own sequence, and returns what it is given."""
 
-    def keep(name: str, value: Array) -> Array:
-        for rows, trace in parts:
-            if trace is not None:
-                trace.record(name, value[rows])
+    def __init__(self, parts: list[tuple[slice, Recorder | None]]) -> None:
+        self._recorders = [(rows, trace) for rows, trace in parts if trace is not None]
+        self.wanted = bool(self._recorders)
+
+    def __call__(self, name: str, value: Array) -> Array:
+        for rows, trace in self._recorders:
+            trace.record(name, value[rows])
         return value
 
-    return keep
+
+def _joined(parts: list[Array]) -> Array:
+    """What was computed for each sequence, as one array of all their tokens."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

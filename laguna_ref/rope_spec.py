@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class RopeSpec:
     beta_slow: float = 1.0
     truncate: bool = True
 
-    @property
+    @cached_property
     def inv_freq(self) -> NDArray[np.float64]:
         """Angle per position of each rotated pair, radians per token, float64 [rotary_dim/2].
 
@@ -48,11 +49,12 @@ class RopeSpec:
         plain = np.array(
             [power(self.rope_theta, Fraction(-2 * j, self.rotary_dim)) for j in range(len(pairs))]
         )
-        if self.rope_type == "default":
-            return plain
-        low, high = self.yarn_ramp()
-        ramp = np.clip((pairs - low) / (high - low), 0.0, 1.0)
-        return plain / self.factor * ramp + plain * (1.0 - ramp)
+        if self.rope_type != "default":
+            low, high = self.yarn_ramp()
+            ramp = np.clip((pairs - low) / (high - low), 0.0, 1.0)
+            plain = plain / self.factor * ramp + plain * (1.0 - ramp)
+        plain.flags.writeable = False
+        return plain
 
     def yarn_ramp(self) -> tuple[float, float]:
         """The pair indices between which YaRN goes from extrapolation to interpolation."""

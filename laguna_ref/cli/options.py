@@ -114,8 +114,10 @@ _OPTIONS = (
     ),
     click.option(
         "--engine",
-        type=click.Choice(["numpy", "numba"]),
-        help="Which body computes each operation.",
+        type=click.Choice(["numba", "numpy"]),
+        default="numba",
+        show_default=True,
+        help="Compiled kernels, or the plain NumPy operations.",
     ),
     click.option(
         "--dequant",

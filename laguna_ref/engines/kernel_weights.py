@@ -21,11 +21,19 @@ from numba_kernels import formats
 
 LANES = 8
 
+_views: WeakKeyDictionary[Weight, dict[tuple[str, str, bool], Any]] = WeakKeyDictionary()
 _widened: WeakKeyDictionary[Weight, dict[tuple[str, str, bool], Array]] = WeakKeyDictionary()
 
 
 def kernel_weight(weight: Weight, numerics: Numerics) -> Any:
     """A kernel's view of one weight; raises CheckpointError for a scale that is not finite."""
+    views, key = _views.setdefault(weight, {}), _key(numerics)
+    if key not in views:
+        views[key] = _view(weight, numerics)
+    return views[key]
+
+
+def _view(weight: Weight, numerics: Numerics) -> Any:
     if isinstance(weight, DenseWeight):
         if weight.array.dtype == BF16 and _fits(weight, weight.array):
             return formats.Bf16(_address(weight.array), weight.shape[1])
@@ -116,7 +124,7 @@ def _address(array: Array) -> int:
 
 
 def _key(numerics: Numerics) -> tuple[str, str, bool]:
-    return str(numerics.dtype), numerics.dequant, "weight" in numerics.rounds
+    return numerics.dtype.char, numerics.dequant, "weight" in numerics.rounds
 
 
 def _widen(weight: Weight, numerics: Numerics) -> Array:

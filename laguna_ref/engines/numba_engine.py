@@ -2,8 +2,8 @@
 
 Results are the same bits for any number of threads, any chunking of the prompt and any CPU.
 Every function checks and shapes what it is given before a kernel sees it; kernels themselves
-check nothing. Operations without a sum or a library function (adding, gating, rotating) are the
-NumPy ones: a correctly rounded operation on each element has no order.
+check nothing. A correctly rounded operation on each number has no order, so adding is NumPy's own
+and so are rotating, gating and adding up experts where a shape is not one of whole vectors.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from laguna_ref.engines.compile_notice import NOTICE
 from laguna_ref.engines.kernel_weights import expert_table, kernel_weight
 from laguna_ref.kv_cache import KVSlice
 from laguna_ref.numerics import BF16, Array, Numerics
+from laguna_ref.ops import gate, rope
 from laguna_ref.ops.experts import blocks_of_tokens, sum_of_slots
-from laguna_ref.ops.gate import apply_gate
 from laguna_ref.ops.linear import embed
 from laguna_ref.ops.residual import add, combine
-from laguna_ref.ops.rope import apply_rope, rope_angles, scaled_table
-from laguna_ref.ops.router import RouterSpec, choose
+from laguna_ref.ops.rope import rope_angles, scaled_table
+from laguna_ref.ops.router import RouterSpec, biased, weights_of
 from laguna_ref.rope_spec import RopeSpec
 from laguna_ref.weights import MLPWeights
-from numba_kernels import angles, float_mode, matrix, rows
+from numba_kernels import angles, elementwise, float_mode, matrix, rows
 from numba_kernels.attention import attention as attention_kernel
 from numba_kernels.experts import routed_experts
 from numba_kernels.jit import Kernel
@@ -106,6 +106,21 @@ def rope_tables(spec: RopeSpec, positions: Array, numerics: Numerics) -> tuple[A
     return scaled_table(cos, spec, numerics), scaled_table(sin, spec, numerics)
 
 
+def apply_rope(x: Array, cos: Array, sin: Array, numerics: Numerics) -> Array:
+    """Rotates the first dimensions of each head: see ``laguna_ref/ops/rope.py``."""
+    tokens, heads, head_dim = x.shape
+    half = cos.shape[1]
+    if half % LANES:
+        return rope.apply_rope(x, cos, sin, numerics)
+    x, cos, sin = np.ascontiguousarray(x), np.ascontiguousarray(cos), np.ascontiguousarray(sin)
+    out = np.empty_like(x)
+    elementwise.rotate(
+        x.reshape(-1), tokens, heads, head_dim, cos.reshape(-1), sin.reshape(-1), half,
+        _on(numerics, "rope.product"), _on(numerics, "rope.sum"), out.reshape(-1), work=x.nbytes,
+    )  # fmt: skip
+    return out
+
+
 def attention(q: Array, kv: KVSlice, window: int | None, numerics: Numerics) -> Array:
     """Softmax of scaled dot products, times the values: see ``laguna_ref/ops/attention.py``."""
     tokens, heads, head_dim = q.shape
@@ -129,6 +144,21 @@ def gate_values(gate_logits: Array, activation: str, numerics: Numerics) -> Arra
     """``softplus(g_proj(h))``: see ``laguna_ref/ops/gate.py``."""
     kernel = rows.softplus if activation == "softplus" else rows.sigmoid
     return numerics.round_at("gate.activation", _each(kernel, gate_logits))
+
+
+def apply_gate(attention: Array, gate_values: Array, numerics: Numerics) -> Array:
+    """Attention output times its gate: see ``laguna_ref/ops/gate.py``."""
+    tokens, heads, head_dim = attention.shape
+    if head_dim % LANES or gate_values.shape[1] != heads:
+        return gate.apply_gate(attention, gate_values, numerics)
+    attention = np.ascontiguousarray(attention)
+    out = np.empty((tokens, heads * head_dim), dtype=attention.dtype)
+    elementwise.scale_rows(
+        attention.reshape(-1), tokens * heads, head_dim,
+        np.ascontiguousarray(gate_values).reshape(-1), _on(numerics, "gate.product"),
+        out.reshape(-1), work=attention.nbytes,
+    )  # fmt: skip
+    return out
 
 
 def mlp(x: Array, weights: MLPWeights, numerics: Numerics) -> Array:
@@ -156,8 +186,13 @@ def route(
     cap = numerics.dtype.type(spec.logit_softcapping)
     if cap != 0:
         logits = _each(rows.tanh, logits / cap) * cap
-    ids, weights = choose(_scores(logits, spec.score_func), bias, spec, numerics)
-    return logits, ids, weights
+    scores = _scores(logits, spec.score_func)
+    selection = biased(scores, bias, numerics)
+    ids = np.zeros((len(x), spec.top_k), dtype=np.int64)
+    elementwise.greatest_of_row(
+        selection.reshape(-1), *selection.shape, spec.top_k, ids.reshape(-1), work=selection.nbytes
+    )
+    return logits, ids, weights_of(ids, scores, spec, numerics)
 
 
 def experts(
@@ -179,8 +214,21 @@ def experts(
             weights[block].reshape(-1), hidden, width, into, back, table, rounds,
             numba.get_num_threads(), slots.reshape(-1), work=ids[block].size * hidden * width,
         )  # fmt: skip
-        sums.append(sum_of_slots(slots[..., :hidden], numerics))
-    return np.concatenate(sums)
+        sums.append(_sum_of_slots(slots, hidden, numerics))
+    return sums[0] if len(sums) == 1 else np.concatenate(sums)
+
+
+def _sum_of_slots(slots: Array, hidden: int, numerics: Numerics) -> Array:
+    """Rows of ``slots`` may be longer than ``hidden``; out comes [T, hidden]."""
+    tokens, top_k, width = slots.shape
+    if width != hidden:
+        return sum_of_slots(slots[..., :hidden], numerics)
+    out = np.empty((tokens, hidden), dtype=slots.dtype)
+    elementwise.add_slots(
+        slots.reshape(-1), tokens, top_k, hidden, _on(numerics, "experts.sum"), out.reshape(-1),
+        work=slots.nbytes,
+    )  # fmt: skip
+    return out
 
 
 def _scores(logits: Array, score_func: str) -> Array:
@@ -219,7 +267,7 @@ def _in_place(x: Array) -> tuple[Array, int, int]:
     """
     if x.dtype == BF16:
         x = x.view(np.uint16)
-    if x.shape[2] % LANES or x.strides[2] != x.itemsize:
+    if x.shape[2] % LANES or x.strides[2] != x.itemsize or min(x.strides) < 0:
         x = _padded(x)
     row, head = (stride // x.itemsize for stride in x.strides[:2])
     extent = (len(x) - 1) * row + (x.shape[1] - 1) * head + x.shape[2]

@@ -50,19 +50,30 @@ def route(
 
 
 def choose(scores: Array, bias: Array, spec: RouterSpec, numerics: Numerics) -> tuple[Array, Array]:
-    """The second half of ``route``: from scores [T, E] to ids and weights, both [T, K].
-
-    Weights are added up one after another, so that their sum is the same everywhere.
-    """
-    selection = scores + numerics.round_at("router.bias", numerics.cast(bias))
+    """The second half of ``route``: from scores [T, E] to ids and weights, both [T, K]."""
+    selection = biased(scores, bias, numerics)
     ids = np.argsort(-selection, axis=-1, kind="stable")[:, : spec.top_k]
+    return ids, weights_of(ids, scores, spec, numerics)
+
+
+def biased(scores: Array, bias: Array, numerics: Numerics) -> Array:
+    """What the choice goes by: scores [T, E] plus the bias [E]. Rounds at: router.bias."""
+    return scores + numerics.round_at("router.bias", numerics.cast(bias))
+
+
+def weights_of(ids: Array, scores: Array, spec: RouterSpec, numerics: Numerics) -> Array:
+    """The chosen experts' weights [T, K]: their scores, if the config says so normed.
+
+    They are added up one after another, so that their sum is the same everywhere.
+    Rounds at: router.weights.
+    """
     weights = np.take_along_axis(scores, ids, axis=-1)
     if spec.norm_topk_prob:
         total = weights[:, 0]
         for k in range(1, spec.top_k):
             total = total + weights[:, k]
         weights = weights / total[:, None]
-    return ids, numerics.round_at("router.weights", weights)
+    return numerics.round_at("router.weights", weights)
 
 
 def _soft_cap(logits: Array, cap: float) -> Array:

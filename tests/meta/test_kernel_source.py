@@ -171,10 +171,19 @@ def test_no_kernel_does_what_is_refused(path: Path) -> None:
 def test_kernels_are_found() -> None:
     """A renamed folder or decorator must not slip out of the test."""
     counts = {path.stem: len([*compiled(tree(path))]) for path in KERNELS}
-    for module in ("simd", "vector_math", "matrix", "attention", "experts", "rows", "angles"):
+    for module in (
+        "simd",
+        "matrix",
+        "dots",
+        "panels",
+        "attention",
+        "experts",
+        "rows",
+        "elementwise",
+    ):
         assert counts[module], module
     names = {f.name for path in KERNELS for f in compiled(tree(path))}
-    assert {"matrix_vector", "matrix_matrix", "attention", "routed_experts", "rms_norm"} <= names
+    assert {"matrix_vector", "matrix_matrix", "of_tiles", "routed_experts", "rms_norm"} <= names
     loops = [n for path in KERNELS for n in ast.walk(tree(path)) if isinstance(n, ast.For)]
     assert len([n for n in loops if _called(n.iter) == "prange"]) > 5
 
