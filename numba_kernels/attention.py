@@ -10,12 +10,14 @@ chunks, rings or tiles, so none of them can show:
 - in a segment, the sum of exponentials takes the key at absolute position j into lane
   ``j mod 8``, in order;
 - in a segment, the weighted sum of values runs over blocks of 64 absolute positions, in order,
-  each block summed by itself in order of position; a key that is not visible has probability
-  exactly zero and its value is not read.
+  each block summed by itself in order of position; a key that is not visible has weight exactly
+  zero and its value is not read;
+- weights are exponentials, and the sum is divided by theirs at the end; where probabilities are
+  rounded (bfloat16 numerics) weights are these, divided and rounded one by one.
 
 Scores of one tile of queries are kept (never those of all queries), so one pass finds the
-maximum and the next the sum: what bfloat16 numerics demand serves all three. Many queries are
-dealt to the threads as tiles; few that see a long context as segments of it.
+maximum and the next the sum. Many queries are dealt to the threads as tiles; few that see a long
+context as segments of it.
 """
 
 from __future__ import annotations
@@ -37,10 +39,13 @@ from numba_kernels.float_mode import exact_floats, restore_floats
 from numba_kernels.jit import kernel
 from numba_kernels.panels import pack_tokens
 from numba_kernels.rows import rounded
-from numba_kernels.simd import load, store
+from numba_kernels.simd import load, splat, store
 
 SEGMENT = 4096
 """Positions whose sums are made by themselves; several threads may share out the segments."""
+SPREAD = 16
+"""Numbers left between two queries' scores, lest all of them fall on one set of a cache."""
+SPAN = SEGMENT + SPREAD
 TILE_SCORES = 1 << 18
 """Scores a thread keeps at a time."""
 MAX_QUERIES = 64
@@ -112,11 +117,13 @@ def highest(tops):
 
 
 @njit
-def put(sums, places, width, round_output, out):
-    """Each query's sums of values to its place."""
+def put(values, sums, normalised, places, width, round_output, out):
+    """Each query's weighted values to its place, over its ``sums`` if not yet ``normalised``."""
     for i in range(len(places)):
+        whole = splat(sums[i])
         for c in range(0, width, 8):
-            store(out, places[i] + c, rounded(load(sums, i * width + c), round_output))
+            v = load(values, i * width + c)
+            store(out, places[i] + c, rounded(v if normalised else v / whole, round_output))
 
 
 @kernel
@@ -138,7 +145,7 @@ def of_tiles(
         )
         queries, low, high = len(places), lows[0], highs[-1]
         begin = low // BLOCK * BLOCK
-        span = (high - begin + BLOCK - 1) // BLOCK * BLOCK
+        span = (high - begin + BLOCK - 1) // BLOCK * BLOCK + SPREAD
         scores = np.empty(even(queries) * span, q.dtype)
         tops = np.full(queries, -np.inf, q.dtype)
         sums = np.zeros(queries, q.dtype)
@@ -154,27 +161,31 @@ def of_tiles(
         for segment in range(low // SEGMENT, (high - 1) // SEGMENT + 1):
             first, last = bounds(segment, low, high)
             part = np.zeros(len(whole), q.dtype)
-            add_values(v, first, last, width, rounds, scores, begin, span, sums, part)
+            add_values(v, first, last, width, rounds[3], rounds, scores, begin, span, sums, part)
             add_to(whole, part)
-        put(whole, places, width, rounds[4], out)
+        put(whole, sums, rounds[3], places, width, rounds[4], out)
         restore_floats(mode)
 
 
 @kernel
 def of_segments(
     q, tokens, heads, keys, values, base, first_query, window, kv_heads, width, scaling,
-    k_scale, v_scale, rounds, scores, begin, span, out,
+    k_scale, v_scale, rounds, scores, segment0, out,
 ):  # fmt: skip
-    """A single tile of tokens: segments of every key/value head, dealt to the threads."""
+    """A single tile of tokens: segments of every key/value head, dealt to the threads.
+
+    scores [kv_heads, segments, even(queries) * SPAN]. Where probabilities are rounded, a segment
+    has to wait for all others' sums before it can weigh its values.
+    """
     group = heads // kv_heads
     queries = tokens * group
     high = first_query + tokens
     low = max(base, first_query + 1 - window) if window > 0 else base
-    segment0 = low // SEGMENT
-    segments = (high - 1) // SEGMENT + 1 - segment0
+    segments = scores.shape[1]
     tops = np.full((kv_heads, segments, queries), -np.inf, q.dtype)
     sums = np.zeros((kv_heads, segments, queries), q.dtype)
     parts = np.zeros((kv_heads, segments, even(queries) * width), q.dtype)
+    normalised = rounds[3]
     for unit in prange(kv_heads * segments):
         mode = exact_floats()
         g, segment = unit // segments, unit % segments
@@ -185,7 +196,7 @@ def of_segments(
         head = head_of(keys, g, base, k_scale, rounds[0])
         find_scores(
             packed, lows, highs, head, first, last, width, scaling, rounds,
-            scores[g], begin, span, tops[g, segment],
+            scores[g, segment], (segment0 + segment) * SEGMENT, SPAN, tops[g, segment],
         )  # fmt: skip
         restore_floats(mode)
     for unit in prange(kv_heads * segments):
@@ -195,26 +206,33 @@ def of_segments(
             q, 0, tokens, g, group, heads, width, base, first_query, window
         )
         first, last = bounds(segment0 + segment, low, high)
-        greatest_of_all = highest(tops[g])
+        begin = (segment0 + segment) * SEGMENT
         find_exponentials(
-            lows, highs, first, last, scores[g], begin, span, greatest_of_all, sums[g, segment]
-        )
+            lows, highs, first, last, scores[g, segment], begin, SPAN, highest(tops[g]),
+            sums[g, segment],
+        )  # fmt: skip
+        if not normalised:
+            head = head_of(values, g, base, v_scale, rounds[0])
+            add_values(
+                head, first, last, width, False, rounds, scores[g, segment], begin, SPAN,
+                sums[g, segment], parts[g, segment],
+            )  # fmt: skip
         restore_floats(mode)
-    for unit in prange(kv_heads * segments):
+    for unit in prange(kv_heads * segments if normalised else 0):
         mode = exact_floats()
         g, segment = unit // segments, unit % segments
         first, last = bounds(segment0 + segment, low, high)
         head = head_of(values, g, base, v_scale, rounds[0])
-        whole = in_order(sums[g])
         add_values(
-            head, first, last, width, rounds, scores[g], begin, span, whole, parts[g, segment]
-        )
+            head, first, last, width, True, rounds, scores[g, segment],
+            (segment0 + segment) * SEGMENT, SPAN, in_order(sums[g]), parts[g, segment],
+        )  # fmt: skip
         restore_floats(mode)
     for g in range(kv_heads):
         _, places, _, _ = tile_of_queries(
             q, 0, tokens, g, group, heads, width, base, first_query, window
         )
-        put(in_order(parts[g]), places, width, rounds[4], out)
+        put(in_order(parts[g]), in_order(sums[g]), normalised, places, width, rounds[4], out)
 
 
 def attention(
@@ -235,11 +253,14 @@ def attention(
     seen = min(span, window + tokens + 2 * BLOCK) if window > 0 else span
     tile = max(1, min(tokens, MAX_QUERIES // group, TILE_SCORES // (group * seen)))
     if tile == tokens and span > SEGMENT:
+        first, last = low // SEGMENT, (first_query + tokens - 1) // SEGMENT
         # NumPy asks the system for large pages; a kernel's own allocation would not.
-        scores = np.empty((kv_heads, (tokens * group + 1) // 2 * 2 * span), q.dtype)
+        scores = np.empty(
+            (kv_heads, last + 1 - first, (tokens * group + 1) // 2 * 2 * SPAN), q.dtype
+        )
         of_segments(
             q, tokens, heads, keys, values, base, first_query, window, kv_heads, width, scaling,
-            k_scale, v_scale, rounds, scores, begin, span, out, work=work,
+            k_scale, v_scale, rounds, scores, first, out, work=work,
         )  # fmt: skip
         return
     of_tiles(

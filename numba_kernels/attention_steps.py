@@ -3,7 +3,8 @@
 Scores and their maximum; exponentials and their sum; weighted values. A tile's scores are kept
 from step to step: query i's score of position p is ``scores[i * span + p - begin]``. ``lows[i]``
 to ``highs[i]`` (exclusive) are the positions that query i sees; ``first`` and ``last`` bound a
-stretch, which begins at a multiple of BLOCK or before all that any query sees.
+stretch, which begins at a multiple of BLOCK or before all that any query sees. A row for an odd
+query's missing partner is computed along and means nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +13,23 @@ import numpy as np
 from numba import njit
 
 from numba_kernels import vector_math
-from numba_kernels.cached import decode_rows
+from numba_kernels.cached import decode_rows, place_of, row_bytes
 from numba_kernels.panels import aligned, panel_times_tokens
 from numba_kernels.rows import rounded
-from numba_kernels.simd import greatest, load, maximum, number, splat, store, total, zeros
+from numba_kernels.simd import (
+    both,
+    greatest,
+    high_half,
+    load,
+    low_half,
+    maximum,
+    number,
+    pair,
+    splat,
+    store,
+    total,
+    zeros,
+)
 from numba_kernels.weighted_sums import add_weighted_sums
 
 BLOCK = 64
@@ -51,7 +65,7 @@ def find_scores(
         rows = (stop - block + 3) // 4 * 4 - row
         panel_times_tokens(
             panel[row * width :], rows, width, q, 0, 2 * width, pairs,
-            none, 0, 1, scores, block - begin + row, span,
+            none, 0, 1, scores, block - begin + row, span, place_of(keys, stop), row_bytes(keys),
         )  # fmt: skip
     scale = splat(scaling)
     for i in range(queries):
@@ -84,28 +98,56 @@ def find_exponentials(lows, highs, first, last, scores, begin, span, tops, sums)
         scores[at + first : at + start] = 0
         top = splat(tops[i])
         lanes = zeros(top)
-        for p in range(start, stop, 8):
-            e = vector_math.exp(load(scores, at + p) - top)
-            lanes = lanes + e
+        both_tops, many = both(top), start + (stop - start) // 16 * 16
+        for p in range(start, many, 16):
+            e = vector_math.exp(pair(load(scores, at + p), load(scores, at + p + 8)) - both_tops)
+            lanes = lanes + low_half(e) + high_half(e)
             store(scores, at + p, e)
+        if many < stop:
+            e = vector_math.exp(load(scores, at + many) - top)
+            lanes = lanes + e
+            store(scores, at + many, e)
         scores[at + stop : at + last] = 0
         sums[i] += total(lanes)
 
 
 @njit
-def add_values(values, first, last, width, rounds, scores, begin, span, sums, out):
-    """Adds the weighted values of positions ``first`` to ``last`` to each query's ``out``."""
+def add_values(values, first, last, width, normalised, rounds, scores, begin, span, sums, out):
+    """Adds the weighted values of positions ``first`` to ``last`` to each query's ``out``.
+
+    Weights are the exponentials, or probabilities if they are to be ``normalised``: divided by
+    ``sums`` and rounded.
+    """
     queries = len(sums)
     panel = aligned(BLOCK * width, out)
-    weights = np.zeros(even(queries) * BLOCK, out.dtype)
+    weights = np.zeros(even(queries) * BLOCK if normalised else 1, out.dtype)
     for block in range(first // BLOCK * BLOCK, last, BLOCK):
         start, stop = max(block, first), min(block + BLOCK, last)
-        for i in range(queries):
-            whole = splat(sums[i])
-            for p in range(start // 8 * 8, stop, 8):
-                e = load(scores, i * span + p - begin)
-                store(weights, i * BLOCK + p - block, rounded(e / whole, rounds[3]))
         decode_rows(values, start, stop, width, panel)
-        add_weighted_sums(
-            weights[start - block :], BLOCK, even(queries), panel, stop - start, width, out
-        )
+        soon = place_of(values, stop)
+        if normalised:
+            divide(scores, start, stop, begin, span, sums, rounds[3], weights, block)
+            add_weighted_sums(
+                weights[start - block :],
+                BLOCK,
+                even(queries),
+                panel,
+                stop - start,
+                width,
+                out,
+                soon,
+            )
+        else:
+            add_weighted_sums(
+                scores[start - begin :], span, even(queries), panel, stop - start, width, out, soon
+            )
+
+
+@njit
+def divide(scores, first, last, begin, span, sums, round_probability, weights, block):
+    """Probabilities of a block: exponentials over their sums, rounded."""
+    for i in range(len(sums)):
+        whole = splat(sums[i])
+        for p in range(first // 8 * 8, last, 8):
+            e = load(scores, i * span + p - begin)
+            store(weights, i * BLOCK + p - block, rounded(e / whole, round_probability))

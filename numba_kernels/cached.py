@@ -14,7 +14,6 @@ from numba_kernels.simd import (
     load,
     load_bf16,
     load_e4m3,
-    prefetch,
     splat,
     store,
     to_f32,
@@ -23,9 +22,6 @@ from numba_kernels.simd import (
 
 Head = namedtuple("Head", "memory origin step scale round_read")
 """Keys or values of one head: position p is the row of ``memory`` from ``origin + p * step``."""
-
-AHEAD = 2048
-"""Bytes fetched ahead of the code that is read: the processor stops at each page's end."""
 
 _decode8, _decode32 = fp8.decode(8), fp8.decode(32)
 
@@ -38,6 +34,18 @@ def decode_rows(head, first, last, width, out):
     else:
         for p in range(first, last):
             decode(head, head.origin + p * head.step, width, out, (p - first) * width)
+
+
+@njit(inline="always")
+def place_of(head, position):
+    """The address of a position's row."""
+    return address(head.memory) + (head.origin + position * head.step) * head.memory.itemsize
+
+
+@njit(inline="always")
+def row_bytes(head):
+    """Bytes from one position's row to the next one's."""
+    return head.step * head.memory.itemsize
 
 
 def decode(head, place, count, out, at):
@@ -65,7 +73,6 @@ def _decode_codes(head, place, count, out, at):
     scale256 = out.dtype.type(head.scale) * out.dtype.type(256)
     many = count // 32 * 32
     for k in range(0, many, 32):
-        prefetch(source + k + AHEAD)
         _decode32(source + k, scale256, out, at + k)
     for k in range(many, count, 8):
         _decode8(source + k, scale256, out, at + k)

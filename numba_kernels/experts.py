@@ -19,7 +19,7 @@ from numba_kernels.panels import aligned, rows_times_pairs
 from numba_kernels.rows import rounded, swiglu_row
 from numba_kernels.simd import load, splat, store, zeros
 
-PIECE_ROWS = 32
+PIECE_ROWS = 64
 UNPACK_COST = 8
 """Unpacking a row of weights costs about as much as multiplying it with so many tokens."""
 

@@ -10,9 +10,16 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from numba_kernels.dots import CACHE_LINE
-from numba_kernels.formats import bytes_of, group_of, scale_at, weights8, weights16
-from numba_kernels.simd import address, load, prefetch, store, zeros
+from numba_kernels.formats import (
+    bytes_of,
+    factor8,
+    factor16,
+    group_of,
+    scale_at,
+    weights8,
+    weights16,
+)
+from numba_kernels.simd import CACHE_LINE, address, load, prefetch, store, zeros
 from numba_kernels.target import wide_registers
 from numba_kernels.tiles import tile
 
@@ -21,7 +28,7 @@ PANEL_ROWS, PANEL_COLUMNS = 64, 512
 its rows and three pairs of tokens, 28 KB, are what a tile reads: they fit the first level."""
 FEW_ROWS, FEW_PAIRS = 8, 16
 """With few tokens the panel itself stays in the first level: it is used up at once."""
-TOKEN_PAIRS = 256
+TOKEN_PAIRS = 128
 """Pairs of tokens that pass by one panel before the next stretch of columns is unpacked."""
 
 _tile4x1, _tile8x1, _tile8x2, _tile8x3 = tile(4, 1), tile(8, 1), tile(8, 2), tile(8, 3)
@@ -52,12 +59,13 @@ def unpack(w, first, last, begin, end, panel):
             prefetch(line)
         for g in range(begin // group, (end + group - 1) // group):
             scale = scale_at(w, row * groups + g)
+            factor = factor16(w, scale, panel)
             left = min(end, (g + 1) * group) - max(begin, g * group)
             for _ in range(left // 16):
-                store(panel, at, weights16(w, place, scale, panel))
+                store(panel, at, weights16(w, place, factor, panel))
                 place, at = place + 2 * step, at + 16
             if left % 16:
-                store(panel, at, weights8(w, place, scale, panel))
+                store(panel, at, weights8(w, place, factor8(w, scale, panel), panel))
                 place, at = place + step, at + 8
 
 
@@ -92,14 +100,28 @@ def _tile_pairs(panel):
 
 @njit
 def panel_times_tokens(
-    panel, rows, columns, packed, begin, pair_size, pairs, lanes, resume, finish, out, place, step
+    panel,
+    rows,
+    columns,
+    packed,
+    begin,
+    pair_size,
+    pairs,
+    lanes,
+    resume,
+    finish,
+    out,
+    place,
+    step,
+    soon,
+    soon_bytes,
 ):
     """``rows`` (a multiple of four) of a panel times packed pairs, tile by tile.
 
     The panel holds ``columns`` columns; the pairs' share of them begins at ``packed[begin]``,
     one pair every ``pair_size``. For ``resume``, ``finish`` and ``lanes`` (16 numbers a pair
     and row) see ``tiles.tile``. The tokens of a tile stay in the first-level cache while the
-    panel's rows pass by.
+    panel's rows pass by. Meanwhile ``soon_bytes`` a row are fetched from address ``soon`` on.
     """
     blocks = columns // 8
     widest = tile_pairs(panel)
@@ -109,6 +131,9 @@ def panel_times_tokens(
         first = begin + pair * pair_size
         row = 0
         while row < rows:
+            if pair == 0:
+                for line in range(row * soon_bytes, (row + 8) * soon_bytes, CACHE_LINE):
+                    prefetch(soon + line)
             at = row * columns
             keep = (pair * rows + row * count) * 16
             where = place + 2 * pair * step + row
@@ -160,5 +185,5 @@ def rows_times_pairs(w, first, last, packed, pairs, totals, step):
                 panel_times_tokens(
                     panel, rows, end - column, packed, (start * columns + column) * 2,
                     columns * 2, min(TOKEN_PAIRS, pairs - start), lanes, 1 if column else 0,
-                    1 if end == columns else 0, totals, 2 * start * step + low - first, step,
+                    1 if end == columns else 0, totals, 2 * start * step + low - first, step, 0, 0,
                 )  # fmt: skip

@@ -23,6 +23,9 @@ from numba.extending import intrinsic, models, overload, register_model
 LANES = 8
 """Lane ``k mod 8`` of a sum takes element k: part of the definition of every reduction."""
 
+CACHE_LINE = 64
+"""Bytes."""
+
 
 class Vector(types.Type):
     """A Numba type for ``lanes`` numbers of one scalar type."""
@@ -55,7 +58,9 @@ f64x16 = Vector(types.float64, ir.DoubleType(), 16)
 i32x8 = Vector(types.int32, ir.IntType(32), 8)
 i64x8 = Vector(types.int64, ir.IntType(64), 8)
 i32x16 = Vector(types.int32, ir.IntType(32), 16)
+i64x16 = Vector(types.int64, ir.IntType(64), 16)
 mask8 = Vector(types.boolean, ir.IntType(1), 8)
+mask16 = Vector(types.boolean, ir.IntType(1), 16)
 
 _HALF = {f32x16: f32x8, f64x16: f64x8}
 _DOUBLE = {half: whole for whole, half in _HALF.items()}
@@ -86,7 +91,8 @@ def _pointer(builder: Any, address: Any, target: ir.Type) -> Any:
     return builder.inttoptr(address, target.as_pointer())
 
 
-def _load(builder: Any, address: Any, vector: ir.VectorType) -> Any:
+def load_vector(builder: Any, address: Any, vector: ir.VectorType) -> Any:
+    """The vector at an address."""
     loaded = builder.load(_pointer(builder, address, vector))
     loaded.align = 1  # a file may hold a tensor at any byte
     return loaded
@@ -136,6 +142,19 @@ def pair(typing, a, b):
     whole = _DOUBLE[a]
     lanes = list(range(16))
     return whole(a, b), lambda c, builder, sig, args: shuffle(builder, args[0], args[1], lanes)
+
+
+def _part(first: int) -> Any:
+    def part(typing, v):
+        half = _HALF[v]
+        lanes = list(range(first, first + 8))
+        return half(v), lambda c, builder, sig, args: shuffle(builder, args[0], args[0], lanes)
+
+    return part
+
+
+low_half, high_half = intrinsic(_part(0)), intrinsic(_part(8))
+"""The first, or the last, eight lanes of sixteen."""
 
 
 @intrinsic
@@ -223,11 +242,11 @@ def _compare(operation, symbol):
                 return builder.fcmp_ordered(symbol, *args)
             return builder.icmp_signed(symbol, *args)
 
-        return mask8(a, b), codegen
+        return (mask8 if a.lanes == LANES else mask16)(a, b), codegen
 
     @overload(operation)
     def typed(a, b):
-        if isinstance(a, Vector) and a == b and a.lanes == LANES:
+        if isinstance(a, Vector) and a == b:
             return lambda a, b: body(a, b)
         return None
 
@@ -290,7 +309,7 @@ def shift_right(typing, v, count):
 
 # --- conversions -----------------------------------------------------------------------------
 
-_BITS = {f32x8: i32x8, f64x8: i64x8}
+_BITS = {f32x8: i32x8, f64x8: i64x8, f32x16: i32x16, f64x16: i64x16}
 _FROM_BITS = {bits: floats for floats, bits in _BITS.items()}
 
 
@@ -414,13 +433,13 @@ def store(typing, array, index, v):
 @intrinsic
 def load_f32(typing, place):
     """Eight float32 at an address."""
-    return f32x8(types.int64), lambda c, b, sig, args: _load(b, args[0], f32x8.llvm)
+    return f32x8(types.int64), lambda c, b, sig, args: load_vector(b, args[0], f32x8.llvm)
 
 
 @intrinsic
 def load_f64(typing, place):
     """Eight float64 at an address."""
-    return f64x8(types.int64), lambda c, b, sig, args: _load(b, args[0], f64x8.llvm)
+    return f64x8(types.int64), lambda c, b, sig, args: load_vector(b, args[0], f64x8.llvm)
 
 
 def _loader(floats: Vector, doc: str, codegen: Any) -> Any:
@@ -437,14 +456,14 @@ def _loader(floats: Vector, doc: str, codegen: Any) -> Any:
 
 
 def _bf16(builder: Any, place: Any, floats: Vector) -> Any:
-    raw = _load(builder, place, ir.VectorType(ir.IntType(16), floats.lanes))
+    raw = load_vector(builder, place, ir.VectorType(ir.IntType(16), floats.lanes))
     wide = builder.shl(builder.zext(raw, floats.bits), _constant(floats.bits, 16))
     return builder.bitcast(wide, floats.llvm)
 
 
 def _int4(builder: Any, place: Any, floats: Vector) -> Any:
     integer, words = floats.bits, floats.lanes // 8
-    loaded = _load(builder, place, ir.VectorType(ir.IntType(32), words))
+    loaded = load_vector(builder, place, ir.VectorType(ir.IntType(32), words))
     each = shuffle(builder, loaded, loaded, [lane // 8 for lane in range(floats.lanes)])
     shifts = ir.Constant(integer, [4 * (lane % 8) for lane in range(floats.lanes)])
     codes = builder.and_(builder.lshr(each, shifts), _constant(integer, 15))
@@ -452,7 +471,7 @@ def _int4(builder: Any, place: Any, floats: Vector) -> Any:
 
 
 def _int8(builder: Any, place: Any, floats: Vector) -> Any:
-    raw = _load(builder, place, ir.VectorType(ir.IntType(8), floats.lanes))
+    raw = load_vector(builder, place, ir.VectorType(ir.IntType(8), floats.lanes))
     codes = builder.sub(builder.zext(raw, floats.bits), _constant(floats.bits, 128))
     return builder.sitofp(codes, floats.llvm)
 
@@ -466,7 +485,7 @@ load_int4 = _loader(
 load_int8 = _loader(
     f32x8, "Eight INT8 codes stored as bytes ``code + 128``, minus that offset.", _int8
 )
-load_f32x16 = _loader(f32x16, "Sixteen float32.", lambda b, place, v: _load(b, place, v.llvm))
+load_f32x16 = _loader(f32x16, "Sixteen float32.", lambda b, place, v: load_vector(b, place, v.llvm))
 load_bf16x16 = _loader(f32x16, "Sixteen bfloat16, widened.", _bf16)
 load_int4x16 = _loader(f32x16, "The sixteen INT4 codes of two words, minus their offset.", _int4)
 load_int8x16 = _loader(f32x16, "Sixteen INT8 codes, minus their offset.", _int8)
@@ -482,7 +501,7 @@ def load_e4m3(typing, place):
 
     def codegen(context, builder, sig, args):
         integer = i32x8.llvm
-        raw = builder.zext(_load(builder, args[0], ir.VectorType(ir.IntType(8), 8)), integer)
+        raw = builder.zext(load_vector(builder, args[0], ir.VectorType(ir.IntType(8), 8)), integer)
         magnitude = builder.and_(raw, _constant(integer, 0x7F))
         normal = builder.add(
             builder.shl(magnitude, _constant(integer, 20)), _constant(integer, 120 << 23)
@@ -521,19 +540,24 @@ def scalar_f32(typing, place):
     return types.float32(types.int64), codegen
 
 
+def ask_for(builder: Any, pointer: Any) -> None:
+    """Asks for the cache line that a pointer points to; never faults."""
+    integer, byte_pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [byte_pointer, integer, integer, integer]),
+        "llvm.prefetch.p0i8",
+    )
+    hints = [ir.Constant(integer, hint) for hint in (0, 3, 1)]  # read, keep, data
+    builder.call(function, [builder.bitcast(pointer, byte_pointer), *hints])
+
+
 @intrinsic
 def prefetch(typing, place):
     """Asks for the cache line at an address; never faults."""
 
     def codegen(context, builder, sig, args):
-        integer, byte_pointer = ir.IntType(32), ir.IntType(8).as_pointer()
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte_pointer, integer, integer, integer]),
-            "llvm.prefetch.p0i8",
-        )
-        hints = [ir.Constant(integer, hint) for hint in (0, 3, 1)]  # read, keep, data
-        builder.call(function, [_pointer(builder, args[0], ir.IntType(8)), *hints])
+        ask_for(builder, _pointer(builder, args[0], ir.IntType(8)))
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

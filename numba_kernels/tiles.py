@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numba_kernels.simd import call_llvm, f32x8, f32x16, f64x8, f64x16, shuffle
+from numba_kernels.simd import ask_for, call_llvm, f32x8, f32x16, f64x8, f64x16, shuffle
 
 
 def _tree_of_four(builder: Any, sums: list[Any]) -> Any:
@@ -101,6 +101,8 @@ def tile(rows: int, pairs: int) -> Any:
                 with going_on:
                     for index, slot in enumerate(every):
                         builder.store(load(lane_data, kept(index), whole.llvm), slot)
+                        # The next tile's, which lie in the second-level cache.
+                        ask_for(builder, builder.gep(lane_data, [kept(index + len(every))]))
                 with beginning:
                     for slot in every:
                         builder.store(zero, slot)

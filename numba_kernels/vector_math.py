@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba import njit
+from numba import njit, types
 from numba.extending import intrinsic, overload
 
 from numba_kernels.simd import (
@@ -19,10 +19,11 @@ from numba_kernels.simd import (
     bits,
     call_llvm,
     f32x8,
+    f32x16,
     f64x8,
+    f64x16,
     floats,
     fma,
-    i32x8,
     int_splat,
     number,
     select,
@@ -85,7 +86,7 @@ def _by_type(single: Any, double: Any) -> Any:
 
     @overload(function)
     def typed(x):
-        body = {f32x8: single, f64x8: double}.get(x)
+        body = {f32x8: single, f32x16: single, f64x8: double, f64x16: double}.get(x)
         return None if body is None else lambda x: body(x)
 
     return function
@@ -105,7 +106,7 @@ def power_of_two(n):
 
 @overload(power_of_two)
 def _power_of_two(n):
-    bias, mantissa = (127, 23) if n == i32x8 else (1023, 52)
+    bias, mantissa = (127, 23) if n.scalar == types.int32 else (1023, 52)
     return lambda n: floats(shift_left(n + int_splat(n, bias), mantissa))
 
 

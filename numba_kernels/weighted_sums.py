@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from numba_kernels import target
-from numba_kernels.simd import call_llvm, f32x8, f64x8, splat_lanes
+from numba_kernels.simd import CACHE_LINE, ask_for, call_llvm, f32x8, f64x8, splat_lanes
 
 
 def _shape(dtype: types.Type) -> tuple[int, int]:
@@ -28,14 +28,15 @@ def _shape(dtype: types.Type) -> tuple[int, int]:
 def outer_tile(sums: int, narrow: bool = False) -> Any:
     """A kernel for some columns of ``sums`` weighted sums of rows; ``narrow``: of eight columns.
 
-    ``(weights, at, step, rows, first, stride, count, out, place, out_step)``: adds
+    ``(weights, at, step, rows, first, stride, count, out, place, out_step, soon)``: adds
     ``sum_j weights[at + q * step + j] * rows[first + j * stride + c]`` over ``count`` rows j,
     in order, to ``out[place + q * out_step + c]`` for every q. The sum starts at zero and is
-    added as a whole, so that its error grows with the number of blocks, not of rows.
+    added as a whole, so that its error grows with the number of blocks, not of rows. Meanwhile
+    a cache line a row is fetched from address ``soon`` on.
     """
 
     @intrinsic
-    def kernel(typing, weights, at, step, rows, first, stride, count, out, place, out_step):
+    def kernel(typing, weights, at, step, rows, first, stride, count, out, place, out_step, soon):
         vectors, lanes = (1, 8) if narrow else _shape(weights.dtype)
         element = f32x8.element if weights.dtype == types.float32 else f64x8.element
         vector = ir.VectorType(element, lanes)
@@ -45,7 +46,7 @@ def outer_tile(sums: int, narrow: bool = False) -> Any:
                 return context.make_array(sig.args[index])(context, builder, args[index]).data
 
             weight_data, row_data, out_data = data(0), data(3), data(7)
-            _, at, step, _, first, stride, count, _, place, out_step = args
+            _, at, step, _, first, stride, count, _, place, out_step, soon = args
             integer = at.type
             zero = ir.Constant(vector, [0.0] * lanes)
 
@@ -70,6 +71,8 @@ def outer_tile(sums: int, narrow: bool = False) -> Any:
                 for slot in row:
                     builder.store(zero, slot)
             with cgutils.for_range(builder, count) as loop:
+                line = builder.add(soon, times(loop.index, CACHE_LINE))
+                ask_for(builder, builder.inttoptr(line, ir.IntType(8).as_pointer()))
                 start = builder.add(first, builder.mul(stride, loop.index))
                 columns = [load(row_data, plus(start, v * lanes)) for v in range(vectors)]
                 for q, row in enumerate(slots):
@@ -93,7 +96,7 @@ def outer_tile(sums: int, narrow: bool = False) -> Any:
 
         signature = types.void(
             weights, types.intp, types.intp, rows, types.intp, types.intp, types.intp, out,
-            types.intp, types.intp,
+            types.intp, types.intp, types.int64,
         )  # fmt: skip
         return signature, codegen
 
@@ -117,11 +120,11 @@ _narrow = outer_tile(2, narrow=True)
 
 
 @njit(inline="always")
-def add_weighted_sums(weights, step, sums, rows, count, width, out):
+def add_weighted_sums(weights, step, sums, rows, count, width, out, soon):
     """Adds weighted sums of ``count`` rows of ``width`` columns to those in ``out``.
 
     weights: those of sum q from ``q * step`` on; ``sums`` is a multiple of two; ``out`` holds
-    them one after the other.
+    them one after the other. From address ``soon`` on is what will be read next.
     """
     c = 0
     for c in range(0, width - columns_of_tile(out) + 1, columns_of_tile(out)):
@@ -129,14 +132,15 @@ def add_weighted_sums(weights, step, sums, rows, count, width, out):
         while q < sums:
             left, place = sums - q, q * width + c
             if left % 6 == 0:
-                _six(weights, q * step, step, rows, c, width, count, out, place, width)
+                _six(weights, q * step, step, rows, c, width, count, out, place, width, soon)
                 q += 6
             elif left >= 4:
-                _four(weights, q * step, step, rows, c, width, count, out, place, width)
+                _four(weights, q * step, step, rows, c, width, count, out, place, width, soon)
                 q += 4
             else:
-                _two(weights, q * step, step, rows, c, width, count, out, place, width)
+                _two(weights, q * step, step, rows, c, width, count, out, place, width, soon)
                 q += 2
+            soon += CACHE_LINE * count
     for c in range(width // columns_of_tile(out) * columns_of_tile(out), width, 8):
         for q in range(0, sums, 2):
-            _narrow(weights, q * step, step, rows, c, width, count, out, q * width + c, width)
+            _narrow(weights, q * step, step, rows, c, width, count, out, q * width + c, width, soon)

@@ -36,7 +36,10 @@ REDUCTIONS = {
     "sum", "nansum", "prod", "mean", "average", "var", "std", "dot", "vdot", "inner", "outer",
     "matmul", "tensordot", "einsum", "trace", "norm", "reduce", "fsum", "sumprod",
 }  # fmt: skip
-EXACT_LLVM = ("llvm.fma", "llvm.sqrt", "llvm.fabs", "llvm.prefetch", "llvm.x86.sse.")
+EXACT_LLVM = (
+    "llvm.fma", "llvm.sqrt", "llvm.fabs", "llvm.prefetch",
+    "llvm.x86.sse.", "llvm.x86.avx512.permvar.",
+)  # fmt: skip
 """LLVM's functions whose results are the same everywhere, or that compute nothing."""
 
 

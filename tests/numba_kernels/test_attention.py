@@ -133,8 +133,8 @@ def as_defined(q: Any, kv: KVSlice, window: int | None, scaling: Any) -> Any:
         e = np.empty_like(arguments)
         rows.exp(arguments, e)
         e = e[: len(scores)]
-        probabilities = e / definition.sum_over_positions(e, low)
-        out[t, h] = definition.weighted_sum(probabilities, values, low)
+        weighted = definition.weighted_sum(e, values, low)
+        out[t, h] = weighted / definition.sum_over_positions(e, low)
     return out
 
 
