@@ -4,20 +4,21 @@ The plain twin is ``laguna_ref/ops/attention.py``. The function is defined witho
 chunks, rings or tiles, so none of them can show:
 
 - a score is a sum over the head's channels, eight lanes, fixed tree;
-- the maximum is over all visible keys (a maximum has no order);
-- sums over positions are made in segments of 4,096 absolute positions, which are then added in
-  order;
+- sums over positions are made in segments of 4,096 absolute positions, each relative to the
+  greatest score in it; segments are merged in order, as in online softmax;
 - in a segment, the sum of exponentials takes the key at absolute position j into lane
   ``j mod 8``, in order;
 - in a segment, the weighted sum of values runs over blocks of 64 absolute positions, in order,
   each block summed by itself in order of position; a key that is not visible has weight exactly
   zero and its value is not read;
-- weights are exponentials, and the sum is divided by theirs at the end; where probabilities are
-  rounded (bfloat16 numerics) weights are these, divided and rounded one by one.
+- the weighted sum is divided by that of the exponentials at the end.
 
-Scores of one tile of queries are kept (never those of all queries), so one pass finds the
-maximum and the next the sum. Many queries are dealt to the threads as tiles; few that see a long
-context as segments of it.
+Where probabilities are rounded (bfloat16 numerics) there is one maximum, over all visible keys,
+and the weights are probabilities, divided and rounded one by one; segments' sums are added.
+
+Scores are kept for one tile of queries and one segment (in bfloat16 all of its positions), never
+for all queries. Many queries are dealt to the threads as tiles; few that see a long context as
+segments of it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from numba_kernels import vector_math
 from numba_kernels.attention_steps import (
     BLOCK,
     add_values,
@@ -39,13 +41,12 @@ from numba_kernels.float_mode import exact_floats, restore_floats
 from numba_kernels.jit import kernel
 from numba_kernels.panels import pack_tokens
 from numba_kernels.rows import rounded
-from numba_kernels.simd import load, splat, store
+from numba_kernels.simd import lane, load, splat, store
 
 SEGMENT = 4096
 """Positions whose sums are made by themselves; several threads may share out the segments."""
 SPREAD = 16
 """Numbers left between two queries' scores, lest all of them fall on one set of a cache."""
-SPAN = SEGMENT + SPREAD
 TILE_SCORES = 1 << 18
 """Scores a thread keeps at a time."""
 MAX_QUERIES = 64
@@ -91,32 +92,6 @@ def bounds(segment, low, high):
 
 
 @njit
-def add_to(whole, part):
-    """A segment's sums to those of the segments before it."""
-    for k in range(len(whole)):
-        whole[k] += part[k]
-
-
-@njit
-def in_order(parts):
-    """The segments' sums, added in order."""
-    whole = np.zeros_like(parts[0])
-    for part in parts:
-        add_to(whole, part)
-    return whole
-
-
-@njit
-def highest(tops):
-    """The greatest of all segments."""
-    result = tops[0].copy()
-    for top in tops:
-        for i in range(len(result)):
-            result[i] = max(result[i], top[i])
-    return result
-
-
-@njit
 def put(values, sums, normalised, places, width, round_output, out):
     """Each query's weighted values to its place, over its ``sums`` if not yet ``normalised``."""
     for i in range(len(places)):
@@ -124,6 +99,67 @@ def put(values, sums, normalised, places, width, round_output, out):
         for c in range(0, width, 8):
             v = load(values, i * width + c)
             store(out, places[i] + c, rounded(v if normalised else v / whole, round_output))
+
+
+@njit
+def merge(tops, sums, values, segment_tops, segment_sums, segment_values, width):
+    """A segment's sums to those of the segments before it, both relative to one maximum."""
+    for i in range(len(tops)):
+        if segment_tops[i] == -np.inf:  # nothing seen: not even a rounding may show
+            continue
+        top = max(tops[i], segment_tops[i])
+        before = vector_math.exp(splat(tops[i] - top))
+        now = vector_math.exp(splat(segment_tops[i] - top))
+        tops[i] = top
+        sums[i] = sums[i] * lane(before, 0) + segment_sums[i] * lane(now, 0)
+        for c in range(i * width, (i + 1) * width, 8):
+            store(values, c, load(values, c) * before + load(segment_values, c) * now)
+
+
+@njit
+def online(packed, lows, highs, k, v, low, high, width, scaling, rounds, tops, sums, values):
+    """One segment after the other: its scores are gone before the next one's are made.
+
+    ``tops`` (minus infinity), ``sums`` and ``values`` (zeros) take the result.
+    """
+    queries = len(lows)
+    span = min(SEGMENT, high - low + 2 * BLOCK) + SPREAD
+    scores = np.empty(even(queries) * span, packed.dtype)
+    for segment in range(low // SEGMENT, (high - 1) // SEGMENT + 1):
+        first, last = bounds(segment, low, high)
+        begin = first // BLOCK * BLOCK
+        own_tops, own_sums = np.full_like(tops, -np.inf), np.zeros_like(sums)
+        own_values = np.zeros_like(values)
+        find_scores(
+            packed, lows, highs, k, first, last, width, scaling, rounds, scores, begin, span,
+            own_tops,
+        )  # fmt: skip
+        find_exponentials(lows, highs, first, last, scores, begin, span, own_tops, own_sums)
+        add_values(v, first, last, width, False, rounds, scores, begin, span, own_sums, own_values)
+        merge(tops, sums, values, own_tops, own_sums, own_values, width)
+
+
+@njit
+def in_passes(packed, lows, highs, k, v, low, high, width, scaling, rounds, tops, sums, values):
+    """All scores, then all exponentials and their sum, then probabilities and values.
+
+    What rounding probabilities takes: each needs the sum of all. The segments' sums are added.
+    """
+    begin = low // BLOCK * BLOCK
+    span = (high - begin + BLOCK - 1) // BLOCK * BLOCK + SPREAD
+    scores = np.empty(even(len(lows)) * span, packed.dtype)
+    find_scores(
+        packed, lows, highs, k, low, high, width, scaling, rounds, scores, begin, span, tops
+    )
+    segments = range(low // SEGMENT, (high - 1) // SEGMENT + 1)
+    for segment in segments:
+        first, last = bounds(segment, low, high)
+        find_exponentials(lows, highs, first, last, scores, begin, span, tops, sums)
+    for segment in segments:
+        first, last = bounds(segment, low, high)
+        own_values = np.zeros_like(values)
+        add_values(v, first, last, width, True, rounds, scores, begin, span, sums, own_values)
+        values += own_values
 
 
 @kernel
@@ -143,26 +179,21 @@ def of_tiles(
         packed, places, lows, highs = tile_of_queries(
             q, t0, t1, g, group, heads, width, base, first_query, window
         )
-        queries, low, high = len(places), lows[0], highs[-1]
-        begin = low // BLOCK * BLOCK
-        span = (high - begin + BLOCK - 1) // BLOCK * BLOCK + SPREAD
-        scores = np.empty(even(queries) * span, q.dtype)
-        tops = np.full(queries, -np.inf, q.dtype)
-        sums = np.zeros(queries, q.dtype)
-        whole = np.zeros(even(queries) * width, q.dtype)
+        tops = np.full(len(places), -np.inf, q.dtype)
+        sums = np.zeros(len(places), q.dtype)
+        whole = np.zeros(even(len(places)) * width, q.dtype)
         k = head_of(keys, g, base, k_scale, rounds[0])
         v = head_of(values, g, base, v_scale, rounds[0])
-        find_scores(
-            packed, lows, highs, k, low, high, width, scaling, rounds, scores, begin, span, tops
-        )
-        for segment in range(low // SEGMENT, (high - 1) // SEGMENT + 1):
-            first, last = bounds(segment, low, high)
-            find_exponentials(lows, highs, first, last, scores, begin, span, tops, sums)
-        for segment in range(low // SEGMENT, (high - 1) // SEGMENT + 1):
-            first, last = bounds(segment, low, high)
-            part = np.zeros(len(whole), q.dtype)
-            add_values(v, first, last, width, rounds[3], rounds, scores, begin, span, sums, part)
-            add_to(whole, part)
+        if rounds[3]:
+            in_passes(
+                packed, lows, highs, k, v, lows[0], highs[-1], width, scaling, rounds,
+                tops, sums, whole,
+            )  # fmt: skip
+        else:
+            online(
+                packed, lows, highs, k, v, lows[0], highs[-1], width, scaling, rounds,
+                tops, sums, whole,
+            )  # fmt: skip
         put(whole, sums, rounds[3], places, width, rounds[4], out)
         restore_floats(mode)
 
@@ -170,22 +201,21 @@ def of_tiles(
 @kernel
 def of_segments(
     q, tokens, heads, keys, values, base, first_query, window, kv_heads, width, scaling,
-    k_scale, v_scale, rounds, scores, segment0, out,
+    k_scale, v_scale, rounds, out,
 ):  # fmt: skip
     """A single tile of tokens: segments of every key/value head, dealt to the threads.
 
-    scores [kv_heads, segments, even(queries) * SPAN]. Where probabilities are rounded, a segment
-    has to wait for all others' sums before it can weigh its values.
+    For numerics that do not round probabilities.
     """
     group = heads // kv_heads
     queries = tokens * group
     high = first_query + tokens
     low = max(base, first_query + 1 - window) if window > 0 else base
-    segments = scores.shape[1]
+    segment0 = low // SEGMENT
+    segments = (high - 1) // SEGMENT + 1 - segment0
     tops = np.full((kv_heads, segments, queries), -np.inf, q.dtype)
     sums = np.zeros((kv_heads, segments, queries), q.dtype)
     parts = np.zeros((kv_heads, segments, even(queries) * width), q.dtype)
-    normalised = rounds[3]
     for unit in prange(kv_heads * segments):
         mode = exact_floats()
         g, segment = unit // segments, unit % segments
@@ -193,46 +223,25 @@ def of_segments(
             q, 0, tokens, g, group, heads, width, base, first_query, window
         )
         first, last = bounds(segment0 + segment, low, high)
-        head = head_of(keys, g, base, k_scale, rounds[0])
-        find_scores(
-            packed, lows, highs, head, first, last, width, scaling, rounds,
-            scores[g, segment], (segment0 + segment) * SEGMENT, SPAN, tops[g, segment],
+        k = head_of(keys, g, base, k_scale, rounds[0])
+        v = head_of(values, g, base, v_scale, rounds[0])
+        online(
+            packed, lows, highs, k, v, first, last, width, scaling, rounds,
+            tops[g, segment], sums[g, segment], parts[g, segment],
         )  # fmt: skip
         restore_floats(mode)
-    for unit in prange(kv_heads * segments):
-        mode = exact_floats()
-        g, segment = unit // segments, unit % segments
-        _, _, lows, highs = tile_of_queries(
-            q, 0, tokens, g, group, heads, width, base, first_query, window
-        )
-        first, last = bounds(segment0 + segment, low, high)
-        begin = (segment0 + segment) * SEGMENT
-        find_exponentials(
-            lows, highs, first, last, scores[g, segment], begin, SPAN, highest(tops[g]),
-            sums[g, segment],
-        )  # fmt: skip
-        if not normalised:
-            head = head_of(values, g, base, v_scale, rounds[0])
-            add_values(
-                head, first, last, width, False, rounds, scores[g, segment], begin, SPAN,
-                sums[g, segment], parts[g, segment],
-            )  # fmt: skip
-        restore_floats(mode)
-    for unit in prange(kv_heads * segments if normalised else 0):
-        mode = exact_floats()
-        g, segment = unit // segments, unit % segments
-        first, last = bounds(segment0 + segment, low, high)
-        head = head_of(values, g, base, v_scale, rounds[0])
-        add_values(
-            head, first, last, width, True, rounds, scores[g, segment],
-            (segment0 + segment) * SEGMENT, SPAN, in_order(sums[g]), parts[g, segment],
-        )  # fmt: skip
-        restore_floats(mode)
+    mode = exact_floats()
     for g in range(kv_heads):
         _, places, _, _ = tile_of_queries(
             q, 0, tokens, g, group, heads, width, base, first_query, window
         )
-        put(in_order(parts[g]), in_order(sums[g]), normalised, places, width, rounds[4], out)
+        for segment in range(1, segments):
+            merge(
+                tops[g, 0], sums[g, 0], parts[g, 0],
+                tops[g, segment], sums[g, segment], parts[g, segment], width,
+            )  # fmt: skip
+        put(parts[g, 0], sums[g, 0], False, places, width, rounds[4], out)
+    restore_floats(mode)
 
 
 def attention(
@@ -248,19 +257,16 @@ def attention(
     """
     group = heads // kv_heads
     low = max(base, first_query + 1 - window) if window > 0 else base
-    begin = low // BLOCK * BLOCK
-    span = (first_query + tokens - begin + BLOCK - 1) // BLOCK * BLOCK
-    seen = min(span, window + tokens + 2 * BLOCK) if window > 0 else span
-    tile = max(1, min(tokens, MAX_QUERIES // group, TILE_SCORES // (group * seen)))
-    if tile == tokens and span > SEGMENT:
-        first, last = low // SEGMENT, (first_query + tokens - 1) // SEGMENT
-        # NumPy asks the system for large pages; a kernel's own allocation would not.
-        scores = np.empty(
-            (kv_heads, last + 1 - first, (tokens * group + 1) // 2 * 2 * SPAN), q.dtype
-        )
+    seen = first_query + tokens - low
+    if window > 0:
+        seen = min(seen, window + tokens)
+    in_passes = rounds[3]
+    kept = seen + 2 * BLOCK if in_passes else min(seen, SEGMENT)
+    tile = max(1, min(tokens, MAX_QUERIES // group, TILE_SCORES // (group * kept)))
+    if tile == tokens and seen > SEGMENT and not in_passes:
         of_segments(
             q, tokens, heads, keys, values, base, first_query, window, kv_heads, width, scaling,
-            k_scale, v_scale, rounds, scores, first, out, work=work,
+            k_scale, v_scale, rounds, out, work=work,
         )  # fmt: skip
         return
     of_tiles(

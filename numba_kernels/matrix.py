@@ -33,7 +33,8 @@ def matrix_vector(w, rows, x, out):
 
 @kernel
 def matrix_matrix(w, rows, x, tokens, out):
-    """x [tokens, columns], flat -> out [tokens, rows], flat."""
+    """x [tokens, columns], flat -> out [tokens, rows], flat, with room for an even number of
+    tokens: they are worked on in pairs."""
     columns = w.columns
     pairs = (tokens + 1) // 2
     packed = aligned(pairs * columns * 2, x)
@@ -43,9 +44,12 @@ def matrix_matrix(w, rows, x, tokens, out):
     for task in prange((rows + chunk - 1) // chunk):
         mode = exact_floats()
         first, last = task * chunk, min(rows, (task + 1) * chunk)
-        totals = aligned(2 * pairs * chunk, x)
-        rows_times_pairs(w, first, last, packed, pairs, totals, chunk)
-        for token in range(tokens):
-            for row in range(first, last):
-                out[token * rows + row] = totals[token * chunk + row - first]
+        if rows % 4 == 0:
+            rows_times_pairs(w, first, last, packed, pairs, out[first:], rows)
+        else:  # a tile's fourth row would fall on the next token's first
+            totals = aligned(2 * pairs * chunk, x)
+            rows_times_pairs(w, first, last, packed, pairs, totals, chunk)
+            for token in range(tokens):
+                for row in range(first, last):
+                    out[token * rows + row] = totals[token * chunk + row - first]
         restore_floats(mode)

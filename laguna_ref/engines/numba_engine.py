@@ -73,13 +73,15 @@ def linear(x: Array, weight: Weight, numerics: Numerics) -> Array:
     w = kernel_weight(weight, numerics)
     outputs = weight.shape[0]
     x = _padded(x)
-    out = np.empty((len(x), outputs), dtype=numerics.dtype)
-    if len(x) == 1:
+    tokens = len(x)
+    if tokens == 1:
+        out = np.empty((1, outputs), dtype=numerics.dtype)
         matrix.matrix_vector(w, outputs, x.reshape(-1), out.reshape(-1), work=weight.nbytes)
     else:
-        work = weight.nbytes * len(x)
-        matrix.matrix_matrix(w, outputs, x.reshape(-1), len(x), out.reshape(-1), work=work)
-    return numerics.round_at("linear", out)
+        out = np.empty((tokens + tokens % 2, outputs), dtype=numerics.dtype)
+        work = weight.nbytes * tokens
+        matrix.matrix_matrix(w, outputs, x.reshape(-1), tokens, out.reshape(-1), work=work)
+    return numerics.round_at("linear", out[:tokens])
 
 
 def rms_norm(x: Array, weight: Array, eps: float, numerics: Numerics) -> Array:

@@ -7,7 +7,7 @@ neither a library's fma nor its order of sums.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -76,23 +76,25 @@ def segments(first: int, count: int) -> list[slice]:
     return [slice(a - first, b - first) for a, b in pairwise([first, *ends])]
 
 
-def sum_over_positions(values: Array, first: int) -> Any:
-    """Numbers at positions ``first``, ...: a sum in lanes for each segment, these in order."""
-    total = values.dtype.type(0)
-    for part in segments(first, len(values)):
-        total = total + lane_sum(values[part], first + part.start, values.dtype)
-    return total
+def attended(scores: Array, rows: Array, first: int, exp: Callable[[Array], Array]) -> Array:
+    """Softmax of the scores of positions ``first``, ..., times their rows.
 
-
-def weighted_sum(weights: Array, rows: Array, first: int) -> Array:
-    """Rows at positions ``first``, ...: a sum for each segment, these in order."""
+    Each segment relative to its own greatest score; segments merged in order.
+    """
+    top, weight = -np.inf, rows.dtype.type(0)
     total = np.zeros(rows.shape[1], rows.dtype)
-    for part in segments(first, len(rows)):
-        total = total + _weighted_blocks(weights[part], rows[part], first + part.start)
-    return total
+    for part in segments(first, len(scores)):
+        start, own_top = first + part.start, scores[part].max()
+        e = exp(scores[part] - own_top)
+        new_top = max(top, own_top)
+        before, now = exp(np.array([top, own_top], rows.dtype) - new_top)
+        weight = weight * before + lane_sum(e, start, rows.dtype) * now
+        total = total * before + weighted_blocks(e, rows[part], start) * now
+        top = new_top
+    return total / weight
 
 
-def _weighted_blocks(weights: Array, rows: Array, first: int) -> Array:
+def weighted_blocks(weights: Array, rows: Array, first: int) -> Array:
     """Each block of 64 absolute positions by itself, these in order."""
     total = np.zeros(rows.shape[1], rows.dtype)
     for block in range(first // BLOCK * BLOCK, first + len(rows), BLOCK):

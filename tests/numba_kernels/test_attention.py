@@ -119,8 +119,16 @@ def test_a_cache_of_another_float_type(numerics: Numerics, stored: Any) -> None:
     assert_near_the_plain_one(q, kv, 9, numerics)
 
 
+def exponentials(x: Any) -> Any:
+    """The kernel's own."""
+    arguments = np.append(x, np.zeros(-len(x) % 8, x.dtype))
+    e = np.empty_like(arguments)
+    rows.exp(arguments, e)
+    return e[: len(x)]
+
+
 def as_defined(q: Any, kv: KVSlice, window: int | None, scaling: Any) -> Any:
-    """One token at a time; the exponential is the kernel's own."""
+    """One token at a time."""
     out = np.empty_like(q)
     first = kv.first + len(kv.keys) - len(q)
     group = q.shape[1] // kv.keys.shape[1]
@@ -129,12 +137,7 @@ def as_defined(q: Any, kv: KVSlice, window: int | None, scaling: Any) -> Any:
         seen = slice(low - kv.first, first + t + 1 - kv.first)
         keys, values = kv.keys[seen, h // group], kv.values[seen, h // group]
         scores = np.array([definition.dot(q[t, h], key, q.dtype) * scaling for key in keys])
-        arguments = np.append(scores - scores.max(), np.zeros(-len(scores) % 8, q.dtype))
-        e = np.empty_like(arguments)
-        rows.exp(arguments, e)
-        e = e[: len(scores)]
-        weighted = definition.weighted_sum(e, values, low)
-        out[t, h] = weighted / definition.sum_over_positions(e, low)
+        out[t, h] = definition.attended(scores, values, low, exponentials)
     return out
 
 
