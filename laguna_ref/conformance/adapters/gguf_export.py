@@ -36,11 +36,8 @@ METADATA_BYTES = 1024 * 1024
 FloatName = Literal["F32", "BF16"]
 TYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16)}
 FILE_TYPES = {"F32": gguf.LlamaFileType.ALL_F32, "BF16": gguf.LlamaFileType.MOSTLY_BF16}
-SCORES = {
-    "sigmoid": gguf.ExpertGatingFuncType.SIGMOID,
-    "softmax": gguf.ExpertGatingFuncType.SOFTMAX,
-    "sqrtsoftplus": 4,  # newer than the gguf package's own list
-}
+SCORES = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
+"""llama.cpp ``llama_expert_gating_func_type``; the gguf package's own list lacks the last."""
 
 NORMS = {
     "input_layernorm": "attn_norm",
@@ -131,17 +128,28 @@ def refuse_unsupported(config: LagunaConfig) -> None:
     mlps = [layer.mlp for layer in config.layers]
     sliding = _rope_of(config, "sliding_attention")
     full = _rope_of(config, "full_attention")
+    rope = "rope_parameters"
     for key, wrong, expected in (
         ("moe_router_logit_softcapping", config.moe_router_logit_softcapping != 0, "none"),
         ("gating_activation", any(x.gate_activation != "softplus" for x in config.layers),
          "softplus"),
         ("mlp_layer_types", "dense" in mlps[leading_dense(config):], "dense layers first"),
-        ("rope_parameters", sliding is not None and sliding.rope_type != "default",
+        (rope, sliding is not None and sliding.rope_type != "default",
          "plain RoPE on sliding layers"),
-        ("rope_parameters", full is not None and not full.truncate, "truncate true"),
+        (rope, full is not None and not full.truncate, "truncate true"),
+        (rope, full is not None and _falls(full), "a ramp from beta_fast up to beta_slow"),
+        # Where the first layer slides, its rotated dimensions are taken for all.
+        (rope, full is not None and config.layers[0].rope.rotary_dim != full.rotary_dim,
+         "the first layer full, or as many rotated dimensions in all"),
     ):  # fmt: skip
         if wrong:
             raise ExportError("llama.cpp has no such Laguna", key=key, expected=expected)
+
+
+def _falls(rope: RopeSpec) -> bool:
+    """A ramp whose ends are in the wrong order, which llama.cpp makes a step of."""
+    low, high = rope.yarn_ramp() if rope.rope_type == "yarn" else (0.0, 1.0)
+    return high < low
 
 
 def leading_dense(config: LagunaConfig) -> int:
@@ -178,7 +186,8 @@ def _add_experts(writer: gguf.GGUFWriter, config: LagunaConfig) -> None:
         return
     writer.add_expert_count(config.num_experts)
     writer.add_expert_used_count(config.num_experts_per_tok)
-    writer.add_expert_gating_func(SCORES[config.moe_router_score_func])
+    scores = gguf.Keys.LLM.EXPERT_GATING_FUNC.format(arch=ARCHITECTURE)
+    writer.add_uint32(scores, SCORES[config.moe_router_score_func])
     writer.add_expert_weights_norm(config.norm_topk_prob)
     writer.add_expert_weights_scale(config.moe_routed_scaling_factor)
 

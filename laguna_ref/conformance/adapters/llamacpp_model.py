@@ -36,10 +36,11 @@ class LlamaCppModel:
     """A model and one sequence; ``context`` tokens at most.
 
     All else is as llama.cpp has it by default: the file memory-mapped, weights repacked where
-    it has a kernel for that, float16 keys and values.
+    it has a kernel for that, float16 keys and values, flash attention. ``exact`` asks for
+    float32 keys and values and plain attention: flash attention sums in float16 even so.
     """
 
-    def __init__(self, path: Path, context: int, threads: int) -> None:
+    def __init__(self, path: Path, context: int, threads: int, *, exact: bool = False) -> None:
         llama_cpp.llama_log_set(_LISTENER, None)
         llama_cpp.llama_backend_init()
         model = llama_cpp.llama_model_default_params()
@@ -50,6 +51,9 @@ class LlamaCppModel:
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = settings.n_batch = context
         settings.n_threads = settings.n_threads_batch = threads
+        if exact:
+            settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
+            settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = llama_cpp.llama_init_from_model(self._model, settings)
         if not self._context:
             raise _error(f"cannot use {path.name}")
