@@ -25,6 +25,11 @@ HEADROOM = 1.15
 """Room asked for, as a multiple of the weights' own."""
 LEAST_AGREEMENT = 0.999
 """Correlation of logits below which it is not the same model that is timed."""
+REQUANTISED = 0.5
+"""The same for weights that a peer quantised once more from those of a variant before.
+
+Which is another model: experts change. Only a file that went wrong is refused.
+"""
 
 
 class PeerError(LagunaError):
@@ -91,7 +96,7 @@ PEERS = {
         {
             "BF16": Variant("llama.cpp BF16", 2, 2),
             # Blocks of 32 four-bit codes and a float16; its quantiser gives the head Q6_K.
-            "Q4_0": Variant("llama.cpp Q4_0", 18 / 32, 2, 210 / 256, least_agreement=0.9),
+            "Q4_0": Variant("llama.cpp Q4_0", 18 / 32, 2, 210 / 256, REQUANTISED),
         },
         memory_bytes=2, disk_bytes=2 + 18 / 32,
     ),

@@ -5,7 +5,9 @@ Follows llama.cpp ``src/models/laguna.cpp`` (what is read), ``src/llama-model.cp
 
 Easy to get wrong: llama.cpp multiplies YaRN's cosine and sine by ``0.1 ln(factor) + 1`` of its
 own accord and reads no ``attention_factor``; ``rope.scaling.attn_factor``, which its converter
-leaves out, multiplies on top, so it has to be the quotient of the two.
+leaves out, multiplies on top, so it has to be the quotient of the two. Nor does it read
+``beta_fast`` and ``beta_slow``: whoever loads the file has to pass them on, or they are 32 and 1
+(``llamacpp_model`` does).
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from laguna_ref.numerics import Array
 
 ERROR_LEVEL = 4
 """``GGML_LOG_LEVEL_ERROR``, which the bindings do not name."""
+YARN = ("yarn_beta_fast", "yarn_beta_slow")
+"""Settings that llama.cpp reads from the files of other architectures, but not of ``laguna``."""
 _errors: list[str] = []
 
 
@@ -50,6 +52,8 @@ class LlamaCppModel:
             raise _error(f"cannot load {path.name}")
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = settings.n_batch = context
+        for name in YARN:
+            setattr(settings, name, self._number(f"laguna.rope.scaling.{name}", default=-1.0))
         settings.n_threads = settings.n_threads_batch = threads
         if exact:
             settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
@@ -64,7 +68,7 @@ class LlamaCppModel:
         self._length = 0
 
     def run(self, tokens: Sequence[int], *, last_only: bool = True) -> Array:
-        """Appends tokens to the sequence; logits [T, V] or [1, V], valid until the next run."""
+        """Appends tokens to the sequence; logits float32 [T, V], or [1, V]."""
         batch, count = self._batch, len(tokens)
         batch.n_tokens = count
         for index, token in enumerate(tokens):
@@ -78,7 +82,13 @@ class LlamaCppModel:
         self._length += count
         logits = llama_cpp.llama_get_logits(self._context)
         shape = (1 if last_only else count, self._vocab_size)
-        return np.ctypeslib.as_array(ctypes.cast(logits, ctypes.POINTER(ctypes.c_float)), shape)
+        return np.ctypeslib.as_array(logits, shape).copy()
+
+    def _number(self, key: str, default: float) -> float:
+        """A number of the file's metadata."""
+        text = ctypes.create_string_buffer(64)
+        size = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), text, len(text))
+        return default if size < 0 else float(text.value)
 
     def forget(self) -> None:
         """Empties the cache."""
