@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from laguna_ref.config import LagunaConfig
-from laguna_ref.quantization import WeightFormat
 from laguna_ref.sizes import FLOAT_BYTES, LinearSize, linears, weight_bytes
 
 HEAD = "lm_head"
@@ -58,10 +57,12 @@ class Work:
 class Storage:
     """How a program holds weights, keys and values; None: as the checkpoint stores weights."""
 
-    float_bytes: int | None
-    """Bytes of every weight, for a program that dequantises them all."""
+    float_bytes: float | None
+    """Bytes of every weight, for a program that gives them all one type."""
     kv_bytes: tuple[int, ...]
     """Bytes of a cached number, by layer."""
+    head_bytes: float | None = None
+    """Bytes of a weight of the head, where that has a type of its own."""
 
 
 def weights_work(
@@ -71,13 +72,19 @@ def weights_work(
 
     ``hits[layer]`` is how many different experts they chose in that layer.
     """
-    float_bytes = storage.float_bytes or FLOAT_BYTES[config.torch_dtype]
-    work = Work(tokens * config.hidden_size * float_bytes, 0)
+    stored = FLOAT_BYTES[config.torch_dtype]
+    row_bytes = config.hidden_size * (storage.float_bytes or stored)
+    work = Work(tokens * row_bytes, 0)
     for linear in linears(config):
-        form = linear.format if storage.float_bytes is None else WeightFormat("dense")
-        nbytes = weight_bytes(linear.rows, linear.columns, form, float_bytes)
+        head = linear.name == HEAD
+        nbytes: float
+        if storage.float_bytes is None:
+            nbytes = weight_bytes(linear.rows, linear.columns, linear.format, stored)
+        else:
+            own = storage.head_bytes if head else None
+            nbytes = linear.parameters * (storage.float_bytes if own is None else own)
         read, multiplied = _counts(linear, hits)
-        rows = sequences if linear.name == HEAD else tokens
+        rows = sequences if head else tokens
         work += Work(read * nbytes, multiplied * rows * 2 * linear.parameters)
     return work
 

@@ -18,6 +18,7 @@ from laguna_ref.errors import InputError
 
 if TYPE_CHECKING:
     from laguna_ref.bench.machine import Machine
+    from laguna_ref.bench.peers import Peer
     from laguna_ref.bench.runs import Result, Runs
     from laguna_ref.model import Laguna
 
@@ -34,6 +35,7 @@ EFFORT = (9, 3.0)
 QUICK_EFFORT = (3, 1.0)
 SCALED_PROMPT = 512
 """The prefill that is also run on one thread, and by peers."""
+PEER_NAMES = ("transformers", "llamacpp")
 
 
 @click.command("bench", cls=ModelCommand)
@@ -58,7 +60,12 @@ SCALED_PROMPT = 512
 @click.option("--quick", is_flag=True, help="A short run: fewer sizes, fewer repeats.")
 @click.option(
     "--peers/--no-peers", "with_peers", default=None,
-    help="Also run Transformers on the same weights.  [default: if installed, unless --quick]",
+    help="Also run other implementations on the same weights: those of Transformers and "
+    "llama.cpp that are installed.  [default: with peers, unless --quick]",
+)  # fmt: skip
+@click.option(
+    "--peer", "peer_names", multiple=True, metavar="NAME", type=click.Choice(PEER_NAMES),
+    help="Run this peer, and no other that is not named: transformers, llamacpp. Repeatable.",
 )  # fmt: skip
 @click.option("--operations", is_flag=True, help="Also show where the time of each run went.")
 @model_options
@@ -73,6 +80,7 @@ def command(
     batches: str | None,
     quick: bool,
     with_peers: bool | None,
+    peer_names: tuple[str, ...],
     operations: bool,
 ) -> None:
     """Measure decoding and prefill, each as a share of what this machine allows.
@@ -86,6 +94,8 @@ def command(
     from laguna_ref.bench.others import usage
     from laguna_ref.bench.report import to_json
 
+    if peer_names and with_peers is False:
+        raise InputError("give --peer or --no-peers, not both")
     threads = options.threads or cores()
     counts = sorted({1, threads})
     with _model(options, preset_name, layers, layer_ids, folder) as model:
@@ -101,9 +111,8 @@ def command(
             _sizes(batches, QUICK_BATCHES if quick else BATCHES, None),
         )
         notes = _held_back(options, model)
-        notes += bench.add_peers(
-            results, not quick if with_peers is None else with_peers, with_peers
-        )
+        if peer_names or with_peers or (with_peers is None and not quick):
+            notes += bench.add_peers(results, peer_names, asked=bool(with_peers))
         # Twice, because another program may have been busy at the first time.
         machine = faster(machine, measure(counts, quick=quick))
         notes += note_on_others(before)
@@ -207,26 +216,44 @@ class _Bench:
                     results.append(self.runs.decode(context, threads, batch=batch))
         return results
 
-    def add_peers(self, results: list[Result], wanted: bool, asked: bool | None) -> list[str]:
-        """Runs Transformers on what it can be compared in; returns what there is to say."""
-        from laguna_ref.bench import peers
+    def add_peers(self, results: list[Result], names: tuple[str, ...], *, asked: bool) -> list[str]:
+        """Runs peers on what they can be compared in; returns what there is to say.
 
-        if not wanted:
-            return []
-        if not peers.installed():
-            if asked:
-                raise InputError("Transformers is not installed", expected="the extra: peers")
-            return ["Transformers is not installed: no peer was run"]
-        missing = peers.missing_bytes(self.runs)
-        if missing:
-            return [f"no peer was run: {human(missing, 'B')} of memory too little for float32"]
+        Without names all that are installed; ``asked`` if there should be one.
+        """
+        from laguna_ref.bench.peers import PEERS
+
+        missing = {name: peer for name, peer in PEERS.items() if not peer.installed()}
+        for name in names or (missing if asked and len(missing) == len(PEERS) else ()):
+            if name in missing:
+                peer = missing[name]
+                raise InputError(
+                    f"{peer.title} is not installed", expected=f"the extra: {peer.extra}"
+                )
         same = [
             one for one in results
             if one.threads == self.threads and one.batch == 1
             and (one.context == 1 or (one.what, one.tokens) == ("prefill", SCALED_PROMPT))
         ]  # fmt: skip
-        note("running Transformers in float32 on the same weights")
-        found, said = peers.transformers(self.runs, same, self.threads, self.effort)
+        notes = []
+        for name in names or PEERS:
+            notes += (
+                [f"{PEERS[name].title} is not installed: it was not run"]
+                if name in missing
+                else self._add_peer(PEERS[name], results, same)
+            )
+        return notes
+
+    def _add_peer(self, peer: Peer, results: list[Result], same: list[Result]) -> list[str]:
+        from laguna_ref.bench.peers import measure
+
+        for missing, of in (
+            (peer.missing_memory(self.runs), "memory"), (peer.missing_disk(self.runs), "disk"),
+        ):  # fmt: skip
+            if missing:
+                return [f"{peer.title} was not run: {human(missing, 'B')} of {of} too little"]
+        note(f"running {peer.title} on the same weights")
+        found, said = measure(peer, self.runs, same, self.threads, self.effort)
         results += found
         return [said]
 

@@ -107,3 +107,12 @@ def test_the_slower_of_reading_and_computing_is_the_limit() -> None:
     assert (reading.seconds(rates), reading.bound_by(rates)) == (2.0, "memory")
     assert (computing.seconds(rates), computing.bound_by(rates)) == (3.0, "arithmetic")
     assert reading + computing == Work(30e9, 400e9)
+
+
+def test_a_program_with_types_of_its_own_reads_its_own_bytes(config: LagunaConfig) -> None:
+    kv_bytes = (2,) * len(config.layers)
+    even = weights_work(config, Storage(0.5, kv_bytes), 1, chosen(config))
+    wide = weights_work(config, Storage(0.5, kv_bytes, head_bytes=0.75), 1, chosen(config))
+    assert even.nbytes == 0.5 * (sizes(config).flops / 2 + config.hidden_size)
+    assert wide.nbytes - even.nbytes == 0.25 * config.vocab_size * config.hidden_size
+    assert wide.flops == even.flops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,32 +110,92 @@ def test_a_slice_is_made_up_and_kept_where_that_is_asked_for(
     assert (tmp_path / "kept" / "model.safetensors").exists()
 
 
-def test_peers_join_the_results(run_json: Any, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Result] = []
+class FakePeer:
+    """A peer that is there, or not, and notes what it is asked to run."""
 
-    def transformers(_: Any, ours: list[Result], *rest: Any) -> tuple[list[Result], str]:
-        given.extend(ours)
-        return [], "a version"
+    def __init__(self, title: str, *, there: bool = True) -> None:
+        self.title, self.extra, self.there = title, f"the {title} extra", there
+        self.given: list[Result] = []
+        self.memory = self.disk = 0
 
-    monkeypatch.setattr(peers, "installed", lambda: True)
-    monkeypatch.setattr(peers, "transformers", transformers)
-    monkeypatch.setattr(peers, "missing_bytes", lambda _: 0)
-    arguments = ("bench", "--quick", "--model", bare, "--engine", "numpy", "--peers")
-    assert run_json(*arguments)["notes"] == ["a version"]
-    assert [(one.what, one.tokens, one.threads) for one in given] == [
-        ("prefill", 512, 2), ("decode", 1, 2),
-    ]  # fmt: skip
-    monkeypatch.setattr(peers, "missing_bytes", lambda _: 10**9)
-    assert "1.00 GB of memory too little" in run_json(*arguments)["notes"][0]
+    def installed(self) -> bool:
+        return self.there
+
+    def missing_memory(self, _: Any) -> int:
+        return self.memory
+
+    def missing_disk(self, _: Any) -> int:
+        return self.disk
 
 
-def test_without_transformers(
-    run: Run, run_json: Any, bare: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> tuple[FakePeer, FakePeer]:
+    def measure(peer: Any, _: Any, ours: list[Result], *rest: Any) -> tuple[list[Result], str]:
+        peer.given.extend(ours)
+        return [replace(one, peer=peer.title) for one in ours], f"{peer.title} ran"
+
+    first, second = FakePeer("first"), FakePeer("second")
+    monkeypatch.setattr(peers, "PEERS", {"transformers": first, "llamacpp": second})
+    monkeypatch.setattr(peers, "measure", measure)
+    return first, second
+
+
+@pytest.fixture
+def short(bare: Path) -> tuple[Any, ...]:
+    return (
+        "bench", "--model", bare, "--engine", "numpy", "--prompts", "512", "--contexts", "1",
+        "--batches", "1",
+    )  # fmt: skip
+
+
+def test_peers_join_the_results(
+    run_json: Any, short: tuple[Any, ...], two: tuple[FakePeer, FakePeer]
 ) -> None:
-    monkeypatch.setattr(peers, "installed", lambda: False)
-    arguments = ("bench", "--model", bare, "--engine", "numpy", "--prompts", "2", "--contexts", "1")
-    assert run_json(*arguments)["notes"] == ["Transformers is not installed: no peer was run"]
-    assert "the extra: peers" in run(*arguments, "--peers", code=2).stderr
+    found = run_json(*short)
+    assert found["notes"] == ["first ran", "second ran"]
+    for peer in two:
+        assert [(one.what, one.tokens, one.threads) for one in peer.given] == [
+            ("prefill", 512, 2), ("decode", 1, 2),
+        ]  # fmt: skip
+    assert [one["peer"] for one in found["results"][-4:]] == ["first"] * 2 + ["second"] * 2
+    assert run_json(*short, "--quick")["notes"] == []
+    assert run_json(*short, "--no-peers")["notes"] == []
+    assert run_json(*short, "--quick", "--peers")["notes"] == ["first ran", "second ran"]
+
+
+def test_one_peer_is_asked_for_by_name(
+    run: Run, run_json: Any, short: tuple[Any, ...], two: tuple[FakePeer, FakePeer]
+) -> None:
+    assert run_json(*short, "--quick", "--peer", "llamacpp")["notes"] == ["second ran"]
+    assert not two[0].given
+    two[1].there = False
+    assert "second is not installed" in run(*short, "--peer", "llamacpp", code=2).stderr
+    assert run_json(*short, "--peer", "transformers")["notes"] == ["first ran"]
+
+
+def test_what_a_peer_has_no_room_for_is_left_out(
+    run_json: Any, short: tuple[Any, ...], two: tuple[FakePeer, FakePeer]
+) -> None:
+    two[0].memory, two[1].disk = 10**9, 2 * 10**9
+    assert run_json(*short)["notes"] == [
+        "first was not run: 1.00 GB of memory too little",
+        "second was not run: 2.00 GB of disk too little",
+    ]
+
+
+def test_a_missing_peer_is_an_error_only_if_there_should_be_one(
+    run: Run, run_json: Any, short: tuple[Any, ...], two: tuple[FakePeer, FakePeer]
+) -> None:
+    two[1].there = False
+    expected = ["first ran", "second is not installed: it was not run"]
+    assert run_json(*short, "--peers")["notes"] == expected
+    two[0].there = False
+    assert len(run_json(*short)["notes"]) == 2
+    assert "the first extra" in run(*short, "--peers", code=2).stderr
+
+
+def test_the_names_of_peers_are_those_of_the_option() -> None:
+    assert tuple(peers.PEERS) == bench.PEER_NAMES
 
 
 @pytest.mark.parametrize(("engine", "notes"), [("numpy", 1), ("numba", 0)])
@@ -156,6 +217,7 @@ def test_an_openblas_that_is_held_back_is_noted(
         (["--model", "x", "--preset", "xs2"], "give --model, or a --preset"),
         (["--model", "x", "--folder", "y"], "give --model, or a --preset"),
         (["--model", "/nowhere"], "/nowhere: no such folder"),
+        (["--no-peers", "--peer", "llamacpp"], "give --peer or --no-peers, not both"),
         (["--preset", "xs9"], "no such preset"),
         (["--preset", "xs2", "--layers", "41"], "expected 0 to 39"),
     ],

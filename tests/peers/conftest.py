@@ -1,7 +1,9 @@
 """Comparisons with implementations that we did not write: torch, Transformers, compressed-tensors.
 
 Without them the folder is skipped, saying so; with ``LAGUNA_REQUIRE_PEERS=1`` (as CI sets it)
-a missing peer is an error. Figures measured on the way are printed after the run.
+a missing peer is an error. llama.cpp, which takes minutes to build, has an extra of its own: its
+tests are skipped without it, whatever is set. Figures measured on the way are printed after the
+run.
 """
 
 from __future__ import annotations
@@ -15,7 +17,15 @@ import pytest
 
 HERE = Path(__file__).parent
 PEERS = ("torch", "transformers", "compressed_tensors")
-MISSING = [name for name in PEERS if importlib.util.find_spec(name) is None]
+OWN_EXTRA = {"test_gguf_export.py": ("gguf",), "test_llamacpp.py": ("gguf", "llama_cpp")}
+"""What the test modules need that have nothing to do with the other peers."""
+
+
+def missing(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+MISSING = missing(PEERS)
 FIGURES = pytest.StashKey[dict[str, str]]()
 
 if not MISSING:
@@ -34,8 +44,11 @@ class _NeedsPeers(pytest.Module):
     """Takes the place of a test module whose imports would fail."""
 
     def collect(self) -> list[pytest.Item]:
-        reason = f"the peers extra is not installed (missing: {', '.join(MISSING)})"
-        if os.environ.get("LAGUNA_REQUIRE_PEERS") == "1":
+        own = OWN_EXTRA.get(self.path.name)
+        extra = "peers" if own is None else "llamacpp"
+        absent = MISSING if own is None else missing(own)
+        reason = f"the {extra} extra is not installed (missing: {', '.join(absent)})"
+        if own is None and os.environ.get("LAGUNA_REQUIRE_PEERS") == "1":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason, allow_module_level=True)
 
@@ -43,7 +56,7 @@ class _NeedsPeers(pytest.Module):
 def pytest_pycollect_makemodule(
     module_path: Path, parent: pytest.Collector
 ) -> pytest.Module | None:
-    if MISSING and HERE in module_path.parents:
+    if HERE in module_path.parents and missing(OWN_EXTRA.get(module_path.name, PEERS)):
         module: pytest.Module = _NeedsPeers.from_parent(parent, path=module_path)
         return module
     return None

@@ -1,8 +1,7 @@
 """Transformers on the same weights: a script that ``peers`` starts in a process of its own.
 
 The weights are dequantised by this package's reader straight into the parameters, in float32,
-so that nothing is written to disk. The only module outside ``conformance/adapters`` that imports
-a peer: it times one and judges nothing. Reads a JSON request from stdin, writes JSON to stdout.
+so that nothing is written to disk. See ``speed`` for what goes in and out.
 """
 
 from __future__ import annotations
@@ -18,33 +17,28 @@ import transformers
 from transformers import DynamicCache, LagunaConfig, LagunaForCausalLM
 
 import laguna_ref
-from laguna_ref.bench.timing import Effort, Timing, timed
 from laguna_ref.checkpoint import Checkpoint
+from laguna_ref.conformance.adapters.speed import Agreement, seconds
 from laguna_ref.numerics import FLOAT32, Array
 from laguna_ref.ops.linear import weight_rows
 
-AGREEMENT_TOKENS = 8
-
 
 def main() -> None:
-    """Loads, checks that it is the same function, and times every run asked for."""
+    """Loads, compares and times both ways to compute experts."""
     request = json.load(sys.stdin)
     torch.set_num_threads(request["threads"])
     torch.manual_seed(0)
     model = load(laguna_ref.checkpoint.open(request["path"]))
-    effort = Effort(**request["effort"])
-    results: dict[str, list[tuple[float, ...]]] = {}
+    ours = Agreement(request["path"])
+    timings, agreement = {}, {}
     with torch.inference_mode():
-        agreement = agreement_with_us(model, request["path"])
-        for experts in request["experts"]:
+        for experts in request["variants"]:
             model.set_experts_implementation(experts)
-            results[experts] = []
-            for asked in request["runs"]:
-                tokens = np.array(asked["tokens"])
-                measure = decode if asked["decode"] else prefill
-                results[experts].append(measure(model, tokens, effort).seconds)
+            theirs = model(torch.tensor([ours.tokens])).logits[0].numpy()
+            agreement[experts] = ours.with_logits(theirs)
+            timings[experts] = seconds(lambda tokens: run(model, tokens), request)
     versions = {"transformers": transformers.__version__, "torch": torch.__version__}
-    json.dump({"seconds": results, "agreement": agreement, "versions": versions}, sys.stdout)
+    json.dump({"seconds": timings, "agreement": agreement, "versions": versions}, sys.stdout)
 
 
 def load(opened: Checkpoint) -> LagunaForCausalLM:
@@ -85,25 +79,6 @@ def dense(opened: Checkpoint, module: str) -> Array:
     """A weight in float32, an integer times its scale without rounding."""
     weight = opened.weight(module)
     return weight_rows(weight, 0, weight.shape[0], FLOAT32)
-
-
-def agreement_with_us(model: LagunaForCausalLM, path: str) -> float:
-    """Correlation of both implementations' logits on a short prompt, caches in float32."""
-    ours = laguna_ref.load(path, engine="numpy", kv_cache="float")
-    tokens = np.random.default_rng(0).integers(ours.config.vocab_size, size=AGREEMENT_TOKENS)
-    theirs = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
-    return float(np.corrcoef(ours(tokens).ravel(), theirs.ravel())[0, 1])
-
-
-def decode(model: LagunaForCausalLM, tokens: Array, effort: Effort) -> Timing:
-    """One token at a time, each from an empty cache."""
-    turns = iter(np.tile(tokens, 1 + 2000 // len(tokens)).tolist())
-    return timed(lambda: run(model, [next(turns)]), effort)
-
-
-def prefill(model: LagunaForCausalLM, tokens: Array, effort: Effort) -> Timing:
-    """A prompt into an empty cache, logits of the last token only."""
-    return timed(lambda: run(model, tokens.tolist()), effort)
 
 
 def run(model: LagunaForCausalLM, tokens: Sequence[int]) -> Any:
