@@ -62,6 +62,7 @@ def _reading(model: Laguna, expected: int) -> Iterator[None]:
 
     engine, before = model.engine, memory_use()
     with progress("reading weights", unit="B") as bar:
+        bar(0, expected)
 
         def add(*args: Any) -> Any:
             done = memory_use().since(before).read_bytes
