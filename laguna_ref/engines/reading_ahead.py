@@ -18,7 +18,7 @@ import numpy as np
 from laguna_ref.checkpoint import Checkpoint
 from laguna_ref.engines import Engine, with_replaced
 from laguna_ref.memory_use import major_faults
-from laguna_ref.numerics import Array
+from laguna_ref.numerics import Array, Numerics
 from laguna_ref.weights import Experts, LayerWeights, MLPWeights, ModelWeights
 
 LARGE = 1 << 28
@@ -30,12 +30,11 @@ def reading_ahead(engine: Engine, checkpoint: Checkpoint, weights: ModelWeights)
     if checkpoint.nbytes < LARGE:
         return engine
     next_up = _NextLayer(checkpoint, weights)
-    chosen = _ChosenExperts(checkpoint)
     return with_replaced(
         engine,
         embed=_after(next_up.reached, engine.embed),
         linear=_after(next_up.reached, engine.linear),
-        experts=_after(chosen.will_need, engine.experts),
+        experts=_ChosenExperts(checkpoint, engine),
     )
 
 
@@ -78,24 +77,37 @@ def _modules(mlp: MLPWeights) -> tuple[str, str, str]:
 
 
 class _ChosenExperts:
-    """Which experts have been asked for."""
+    """The engine's ``experts``; their weights are asked for first."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
         self._checkpoint = checkpoint
+        self._engine = engine
         self._asked: WeakKeyDictionary[Experts, Array] = WeakKeyDictionary()
-        self._faults = major_faults()
 
-    def will_need(
-        self, x: Array, ids: Array, weights: Array, experts: Sequence[MLPWeights], *rest: Any
-    ) -> None:
-        if not isinstance(experts, Experts):
-            return
-        faults = major_faults()
-        if faults != self._faults:
-            self._faults = faults
+    def __call__(
+        self,
+        x: Array,
+        ids: Array,
+        weights: Array,
+        expert_weights: Sequence[MLPWeights],
+        numerics: Numerics,
+    ) -> Array:
+        trusted = self._ask(ids, expert_weights)
+        before = major_faults()
+        out = self._engine.experts(x, ids, weights, expert_weights, numerics)
+        if trusted and major_faults() != before:
             self._asked.clear()
+        return out
+
+    def _ask(self, ids: Array, experts: Sequence[MLPWeights]) -> bool:
+        """Asks for what is new; returns whether something was not, and should be in memory."""
+        if not isinstance(experts, Experts):
+            return False
         asked = self._asked.setdefault(experts, np.zeros(len(experts), dtype=bool))
-        for expert in np.unique(ids[~asked[ids]]).tolist():
-            asked[expert] = True
-            for module in _modules(experts[expert]):
-                self._checkpoint.will_need(module)
+        known = asked[ids]
+        if not known.all():
+            for expert in np.unique(ids[~known]).tolist():
+                for module in _modules(experts[expert]):
+                    self._checkpoint.will_need(module)
+            asked[ids] = True
+        return bool(known.any())
