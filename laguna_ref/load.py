@@ -9,6 +9,7 @@ from pathlib import Path
 from laguna_ref import checkpoint
 from laguna_ref.config import LagunaConfig
 from laguna_ref.engines import engine_by_name
+from laguna_ref.engines.reading_ahead import reading_ahead
 from laguna_ref.errors import CheckpointError, InputError
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import numerics_by_name
@@ -54,7 +55,9 @@ def load(
         ignore_config_keys = (ignore_config_keys,)
     opened = checkpoint.open(resolve(path), ignore_keys=ignore_config_keys)
     fp8_layers = fp8_cache_layers(opened.config, kv_cache, kv_cache_skip_layers)
-    return Laguna(opened, operations, semantics, fp8_layers, threads)
+    model = Laguna(opened, operations, semantics, fp8_layers, threads)
+    model.engine = reading_ahead(operations, opened, model.weights)
+    return model
 
 
 def resolve(path: str | Path | None) -> Path:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from laguna_ref.errors import ConfigError
 
 SUPPORTED_BITS = (4, 8)
+
+Target = str | re.Pattern[str]
+"""The name of a module or class, or a pattern that a module's name begins with."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,24 @@ class QuantizationConfig:
         >>> QuantizationConfig().format_of("lm_head").kind
         'dense'
         """
-        if any(_matches(module, pattern) for pattern in self.ignore):
+        if any(_matches(module, pattern) for pattern in self._ignored):
             return DENSE
-        candidates = [
-            (_specificity(target), index)
-            for index, group in enumerate(self.groups)
-            for target in group.targets
-            if _matches(module, target)
-        ]
-        return self.groups[min(candidates)[1]].format if candidates else DENSE
+        for target, group in self._targets:
+            if _matches(module, target):
+                return group.format
+        return DENSE
+
+    # Compiled once: a checkpoint asks for the format of 30 thousand modules.
+    @cached_property
+    def _ignored(self) -> tuple[Target, ...]:
+        return tuple(_compiled(pattern) for pattern in self.ignore)
+
+    @cached_property
+    def _targets(self) -> tuple[tuple[Target, QuantizationGroup], ...]:
+        """The most specific first, otherwise in the order of the groups."""
+        pairs = [(target, group) for group in self.groups for target in group.targets]
+        pairs.sort(key=lambda pair: _specificity(pair[0]))
+        return tuple((_compiled(target), group) for target, group in pairs)
 
 
 def parse_quantization(raw: Any, source: str) -> QuantizationConfig:
@@ -251,9 +264,13 @@ def _parse_kv_cache_scheme(raw: Any, source: str) -> bool:
     return True
 
 
-def _matches(module: str, target: str) -> bool:
-    if target.startswith("re:"):
-        return re.match(target[3:], module) is not None
+def _compiled(target: str) -> Target:
+    return re.compile(target[3:]) if target.startswith("re:") else target
+
+
+def _matches(module: str, target: Target) -> bool:
+    if isinstance(target, re.Pattern):
+        return target.match(module) is not None
     return target in (module, "Linear") and (target != "Linear" or _is_linear(module))
 
 

@@ -191,6 +191,24 @@ def sizes(config: LagunaConfig) -> Sizes:
     )  # fmt: skip
 
 
+def expected_weight_bytes(config: LagunaConfig, tokens: int) -> float:
+    """Bytes of weights that some of ``tokens`` tokens need, if experts are chosen evenly.
+
+    >>> from laguna_ref.checkpoint import preset
+    >>> xs2 = LagunaConfig.from_dict(preset("xs2-int4"))
+    >>> [f"{expected_weight_bytes(xs2, tokens) / 1e9:.1f} GB" for tokens in (1, 16, 256)]
+    ['4.3 GB', '11.6 GB', '23.5 GB']
+    """
+    total = 0.0
+    for linear in linears(config):
+        among = max(1, linear.stored)  # a tied head is the embedding's matrix
+        needed = among * (1 - (1 - linear.used / among) ** tokens)
+        total += needed * weight_bytes(
+            linear.rows, linear.columns, linear.format, FLOAT_BYTES[config.torch_dtype]
+        )
+    return total
+
+
 def _small_tensors(config: LagunaConfig, float_bytes: int) -> tuple[int, int]:
     """Elements of norms and correction biases; bytes of those and of the cache's scales."""
     norms = config.hidden_size

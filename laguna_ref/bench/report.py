@@ -7,12 +7,17 @@ from typing import Any
 
 from laguna_ref.bench.machine import Machine
 from laguna_ref.bench.runs import Result
+from laguna_ref.bench.timing import Timing
 
 COLUMNS = (
     "~run", ">context", ">batch", ">threads", ">tokens/s", ">best ms", ">median", ">MB/token",
-    ">MFLOP/token", "bound by", ">share", ">attention's",
+    ">MFLOP/token", "bound by", ">share", ">attention's", ">from disk",
 )  # fmt: skip
-"""Share: of the limit; attention's: the same of attention alone. Times are of a whole run."""
+"""Share: of the limit; attention's: the same of attention alone. Times are of a whole run.
+
+From disk: MB of one run, the mean of all repeats; with any, the share is one of the disk's.
+"""
+LEAST_MB = 0.05
 SMALLEST_SHARE = 0.01
 """Operations that take less of a run than this are added up in the table."""
 
@@ -54,7 +59,13 @@ def _row(result: Result, machine: Machine) -> tuple[str, ...]:
         f"{result.timing.median * 1e3:.1f}", f"{result.work.nbytes / tokens / 1e6:.1f}",
         f"{result.work.flops / tokens / 1e6:.0f}", result.work.bound_by(rates),
         f"{result.share_of_limit(rates):.2f}", "" if attention is None else f"{attention:.2f}",
+        _from_disk(result.timing),
     )  # fmt: skip
+
+
+def _from_disk(timing: Timing) -> str:
+    read = timing.memory.read_bytes / len(timing.seconds) / 1e6
+    return f"{read:.1f}" if read >= LEAST_MB else ""
 
 
 def operation_rows(result: Result) -> list[tuple[str, ...]]:

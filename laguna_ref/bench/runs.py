@@ -82,6 +82,7 @@ class Result:
             "peer": self.peer,
             "threads": self.threads,
             "seconds": self.timing.to_json(),
+            "memory": self.timing.memory.to_json(),
             "limit_tokens_per_s": tokens / limit,
             "bound_by": self.work.bound_by(rates),
             "attention_share_of_limit": self.attention_share(rates),

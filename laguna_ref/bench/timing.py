@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from laguna_ref.memory_use import MemoryUse, memory_use
+
+NO_MEMORY = MemoryUse(0, 0, 0)
 ENOUGH = 1000
 """Repeats after which no more are made, however short a run is."""
 
@@ -25,6 +28,8 @@ class Timing:
     """Seconds of each repeat of one run."""
 
     seconds: tuple[float, ...]
+    memory: MemoryUse = NO_MEMORY
+    """What all repeats together waited for and read from disk; should be nothing."""
 
     @property
     def best(self) -> float:
@@ -54,6 +59,7 @@ def timed(
         run()
         after()
     seconds: list[float] = []
+    before = memory_use()
     while len(seconds) < effort.repeats or (
         sum(seconds) < effort.seconds and len(seconds) < ENOUGH
     ):
@@ -61,4 +67,4 @@ def timed(
         run()
         seconds.append(clock() - start)
         after()
-    return Timing(tuple(seconds))
+    return Timing(tuple(seconds), memory_use().since(before))

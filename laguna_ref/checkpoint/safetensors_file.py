@@ -16,6 +16,7 @@ of this package knows the meaning, and unprintable names.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import stat
 import sys
@@ -27,11 +28,14 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from laguna_ref.checkpoint import readahead
 from laguna_ref.errors import CheckpointError
 from laguna_ref.json_file import parse_json
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 MAX_RANK = 16  # no Laguna tensor has more than two axes
+SMALL = 4096
+"""Bytes of a tensor that is asked for by itself: touched unasked, its neighbours come with it."""
 MAX_BYTES = 2**62  # below this no offset or stride overflows a signed 64-bit integer
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -80,6 +84,7 @@ class SafetensorsFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.entries, self.metadata = read_header(self.path)
+        self._map: mmap.mmap | None = None
         self._bytes: NDArray[np.uint8] | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -99,12 +104,9 @@ class SafetensorsFile:
         if name not in self.entries:
             raise CheckpointError("no such tensor", file=self.path, tensor=name)
         entry = self.entries[name]
-        if self._bytes is None:
-            try:
-                self._bytes = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"cannot be mapped: {error}", file=self.path) from None
-        raw = self._bytes[entry.start : entry.stop]
+        if entry.nbytes <= SMALL:
+            self.will_need(name)
+        raw = self._all_bytes()[entry.start : entry.stop]
         if raw.size != entry.nbytes:
             raise CheckpointError(
                 "the file was cut short after it was opened",
@@ -114,6 +116,30 @@ class SafetensorsFile:
                 found=f"{raw.size} bytes",
             )
         return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+
+    def will_need(self, name: str) -> None:
+        """Starts reading a tensor from disk, unless it is in memory; does not wait for it."""
+        entry = self.entries[name]
+        readahead.will_need(self._mapped(), entry.start, entry.stop)
+
+    def in_memory(self, every: int) -> list[bool]:
+        """Whether single bytes, ``every`` so many, are in memory; empty where nobody can say."""
+        mapped = self._all_bytes()
+        return readahead.in_memory(mapped, range(0, len(mapped), every))
+
+    def _all_bytes(self) -> NDArray[np.uint8]:
+        if self._bytes is None:
+            self._bytes = np.frombuffer(self._mapped(), dtype=np.uint8)
+        return self._bytes
+
+    def _mapped(self) -> mmap.mmap:
+        if self._map is None:
+            try:
+                with open(self.path, "rb") as file:
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"cannot be mapped: {error}", file=self.path) from None
+        return self._map
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laguna_ref.cli.output import progress
+from laguna_ref.cli.prefill_bar import prefill_bar
 from laguna_ref.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def logits_in_chunks(
 
     cache = model.new_cache()
     total = len(tokens)
-    with progress("prefill", unit="tokens", shown=total > PREFILL_CHUNK) as bar:
+    with prefill_bar(model, total) as bar:
         for start in range(0, max(1, total), PREFILL_CHUNK):
             chunk = tokens[start : start + PREFILL_CHUNK]
             logits = model(chunk, cache=cache, last_only=last_only, trace=trace)

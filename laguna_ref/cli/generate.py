@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
-from laguna_ref.cli.output import note, print_json, progress
+from laguna_ref.cli.output import human, note, print_json
+from laguna_ref.cli.prefill_bar import prefill_bar
 from laguna_ref.cli.prompts import Prompt, prompt_options, read_prompt
 
 if TYPE_CHECKING:
+    from laguna_ref.memory_use import MemoryUse
     from laguna_ref.model import Laguna
+
+NOTABLE = 1_000_000
+"""Bytes read from disk that are worth a word."""
 
 
 @dataclass
@@ -66,8 +71,10 @@ def command(
     Without a prompt, continues the head of a small Python function.
     """
     from laguna_ref.generation_config import GenerationConfig
+    from laguna_ref.memory_use import memory_use
 
     model = options.load()
+    before = memory_use()
     asked = read_prompt(model, prompt, prompt_file, token_ids, bos)
     defaults = GenerationConfig.of(model.checkpoint)
     sampling = {
@@ -81,6 +88,7 @@ def command(
     _show_prompt(asked, options.as_json)
     run = _generate(model, asked, sampling, stream=not options.as_json)
     timings = _timings(run, asked, sampling)
+    memory = memory_use().since(before)
     if options.as_json:
         print_json(
             {
@@ -90,18 +98,20 @@ def command(
                 "text": None if asked.tokenizer is None else "".join(run.pieces),
                 "finish_reason": _finish_reason(run, asked, sampling, model),
                 "timings": timings,
+                "memory": memory.to_json(),
                 "settings": options.settings(model) | sampling | {"bos": bos},
             }
         )
     note(
         f"prefill: {len(asked.tokens)} tokens, {_rate(timings['prefill_tokens_per_s'])}; "
         f"decode: {len(run.tokens)} tokens, {_rate(timings['decode_tokens_per_s'])}"
+        f"{_from_disk(memory)}"
     )
 
 
 def _generate(model: Laguna, asked: Prompt, sampling: dict[str, Any], *, stream: bool) -> _Run:
     """Runs the model; writes each piece of text to stdout as soon as it is known."""
-    from laguna_ref.generate import PREFILL_CHUNK, generate
+    from laguna_ref.generate import generate
 
     decoder = None if asked.tokenizer is None else asked.tokenizer.stream()
     run = _Run()
@@ -112,7 +122,7 @@ def _generate(model: Laguna, asked: Prompt, sampling: dict[str, Any], *, stream:
             click.echo(piece, nl=False)
             sys.stdout.flush()
 
-    with progress("prefill", unit="tokens", shown=len(asked.tokens) > PREFILL_CHUNK) as bar:
+    with prefill_bar(model, len(asked.tokens)) as bar:
 
         def on_prefill(done: int, total: int) -> None:
             bar(done, total)
@@ -169,6 +179,14 @@ def _timings(run: _Run, asked: Prompt, sampling: dict[str, Any]) -> dict[str, fl
         "prefill_tokens_per_s": len(asked.tokens) / prefill if prefill > 0 else None,
         "decode_tokens_per_s": passes / decode if passes > 0 and decode > 0 else None,
     }
+
+
+def _from_disk(memory: MemoryUse) -> str:
+    """Weights that were not in memory, and how often a thread had to wait for one of them."""
+    if memory.read_bytes < NOTABLE:
+        return ""
+    read = human(memory.read_bytes, "B")
+    return f"; from disk: {read}, {memory.major_faults} major faults"
 
 
 def _rate(tokens_per_s: float | None) -> str:

@@ -68,10 +68,12 @@ def engine_by_name(name: str) -> Engine:
 
 
 def with_replaced(engine: Engine, **functions: Any) -> Engine:
-    """The same engine with some of its functions replaced."""
+    """The same engine, and called the same, with some of its functions replaced."""
     names = [name for name in dir(Engine) if not name.startswith("_")]
     unknown = sorted(set(functions) - set(names))
     if unknown:
         raise InputError("no such operation", expected=", ".join(names), found=unknown[0])
-    namespace = SimpleNamespace(**{name: getattr(engine, name) for name in names} | functions)
+    kept = {name: getattr(engine, name) for name in names}
+    called = getattr(engine, "__name__", "")
+    namespace = SimpleNamespace(**kept | functions, __name__=called)
     return cast(Engine, namespace)

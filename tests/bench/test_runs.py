@@ -17,6 +17,7 @@ from laguna_ref.bench.report import (
 from laguna_ref.bench.runs import Result, Runs, count_hits, storage_of
 from laguna_ref.bench.timing import Effort, Timing
 from laguna_ref.bench.work import Rates, Storage, Work, attention_work, weights_work
+from laguna_ref.memory_use import MemoryUse
 from laguna_ref.trace import Recorder
 from tests.bench.test_machine import a_machine
 from tests.small import quantised, small, small_config, tokens_for
@@ -121,6 +122,16 @@ def test_shares_are_of_the_machines_own_limit() -> None:
     assert found["bound_by"] == "memory"
     assert found["seconds"] == {"min": 2.0, "median": 3.0, "repeats": 3}
     assert a_result(operations={}).attention_share(Rates(10, 500)) is None
+
+
+def test_a_run_that_waited_for_a_disk_says_so() -> None:
+    timing = Timing((4.0, 2.0), MemoryUse(3, 5_000_000, 7))
+    waited = a_result(timing=timing)
+    assert waited.to_json(Rates(10, 500))["memory"] == {
+        "major_faults": 3, "read_bytes": 5_000_000, "anonymous_bytes": 7
+    }  # fmt: skip
+    rows = result_rows(a_machine((5, 300), (10, 500)), [waited, a_result()])
+    assert [row[COLUMNS.index(">from disk")] for row in rows] == ["2.5", ""]
 
 
 def test_a_batch_makes_more_tokens() -> None:
