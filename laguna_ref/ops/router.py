@@ -45,7 +45,7 @@ def route(
     renormalisation.
     """
     logits = _soft_cap(linear(x, weight, numerics), spec.logit_softcapping)
-    ids, weights = choose(_scores(logits, spec.score_func), bias, spec, numerics)
+    ids, weights = choose(scores(logits, spec.score_func), bias, spec, numerics)
     return logits, ids, weights
 
 
@@ -81,7 +81,8 @@ def _soft_cap(logits: Array, cap: float) -> Array:
     return logits if cap == 0 else np.tanh(logits / logits.dtype.type(cap)) * logits.dtype.type(cap)
 
 
-def _scores(logits: Array, score_func: str) -> Array:
+def scores(logits: Array, score_func: str) -> Array:
+    """Of the router's logits [T, E], element-wise but for ``softmax``; the bias is not in them."""
     if score_func == "sigmoid":
         return sigmoid(logits)
     if score_func == "softmax":
