@@ -117,9 +117,7 @@ class _Reader:
         self.path = path
         self.config = config
 
-    def error(
-        self, key: str, message: str, expected: Any = None, found: Any = None
-    ) -> GoldenError:
+    def error(self, key: str, message: str, expected: Any = None, found: Any = None) -> GoldenError:
         return GoldenError(message, file=self.path, key=key, expected=expected, found=found)
 
     def table(self, table: Any, at: str, known: set[str]) -> dict[str, Any]:

@@ -158,7 +158,10 @@ def _is_newer(header: Mapping[str, Any]) -> bool:
 
 
 def _assembled(header: dict[str, Any], arrays: dict[str, Array]) -> Golden:
-    case = {k: tuple(v) if isinstance(v, list) else v for k, v in header["case"].items()}
+    case: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in header["case"].items()
+    }
     at = tuple(header["logits"]["at"])
     if "vocabulary" in header["logits"]:
         parts = {part: arrays[f"logits/{part}"] for part in _SUMMARY}

@@ -68,7 +68,7 @@ def effective_config(config: LagunaConfig) -> dict[str, Any]:
     return kept | {
         "layers": [_layer(layer) for layer in config.layers],
         "defaults": {key: _plain(value) for key, value, _ in config.defaults},
-        "unused": {key: reason for key, reason in config.unused},
+        "unused": dict(config.unused),
         "ignored": {key: _plain(value) for key, value in config.ignored},
     }
 
