@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from laguna_ref.config import LagunaConfig
+from laguna_ref.numerics import Numerics
 
 FLOAT32_UNIT_ROUNDOFF = 2.0**-24
 
@@ -315,3 +316,25 @@ def quantisation_error(ratio: ArrayLike, bits: int) -> np.ndarray:
     """
     rounding = 2.0**-8 * np.abs(np.asarray(ratio, dtype=np.float64))
     return 0.5 + rounding + 0.5 + 2.0**-9 * 2 ** (bits - 1)
+
+
+def kl_error(vocabulary: int, greatest: float) -> float:
+    """Rounding of a KL divergence in nats, computed two ways in float64; absolute.
+
+    ``greatest`` is the largest |log-probability| of either side. A log-probability is off by the
+    roundings of a sum of V exponentials, its logarithm and a difference, of its size: (V + 4) of
+    them. A term p (log p - log q) takes two such errors, and one more in p times the bracket, at
+    most 2 greatest; probabilities add up to one, and their sum rounds V times more.
+    """
+    scale = max(1.0, greatest)
+    return 2 * roundings(2 * vocabulary + 8, np.float64) * scale * (2 + 2 * scale)
+
+
+def score_error(numerics: Numerics, greatest: float) -> float:
+    """Difference of two selection scores' rounding, absolute; ``greatest`` is the largest of them.
+
+    A score function is two exponentials or logarithms of at most 2 ulp, a sum, a quotient, the
+    bias, and under bfloat16 the rounding of the bias, which is below the greatest score.
+    """
+    rounded = unit_roundoff(ml_dtypes.bfloat16) if "router.bias" in numerics.rounds else 0.0
+    return 2 * (roundings(12, numerics.dtype) + rounded) * max(1.0, greatest)
