@@ -338,3 +338,9 @@ def score_error(numerics: Numerics, greatest: float) -> float:
     """
     rounded = unit_roundoff(ml_dtypes.bfloat16) if "router.bias" in numerics.rounds else 0.0
     return 2 * (roundings(12, numerics.dtype) + rounded) * max(1.0, greatest)
+
+
+NEAR_TIE = 2.0**-9 / 64
+"""A difference of scores that bfloat16 noise may turn: scores are below one, where half a unit of
+the last place is 2**-9, and a router's logit of 128 terms of that size is off by some root of
+128 of them, times the sigmoid's slope of a quarter; this is far inside of it."""

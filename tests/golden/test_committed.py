@@ -15,6 +15,7 @@ from laguna_ref.golden import COMMITTED_CASES, Case, make, read_cases, read_gold
 from laguna_ref.golden.golden_file import SUFFIX, results_of
 from laguna_ref.golden.jobs import ModelSpec, absolute
 from laguna_ref.golden.verify import COMMITTED_GOLDENS, golden_files
+from tests import tolerances
 from tests.meta.sources import ROOT
 
 CASES = read_cases()
@@ -58,14 +59,8 @@ def test_cut_into_calls_or_not() -> None:
 def test_near_ties_are_near() -> None:
     golden = read_golden(COMMITTED_GOLDENS / f"near-ties{SUFFIX}")
     nearest = [min(layer.margin[t] for layer in golden.routing.values()) for t in range(1, 16)]
-    assert max(nearest) < NEAR
-    assert min(nearest) < NEAREST
-
-
-NEAR = 2e-5
-"""Below the noise of bfloat16 scores (2**-9) by far, above float32's."""
-NEAREST = 6e-8
-"""A float32 score's last place."""
+    assert max(nearest) < tolerances.NEAR_TIE
+    assert min(nearest) < tolerances.FLOAT32_UNIT_ROUNDOFF
 
 
 @pytest.mark.skipif(not X86, reason="names an x86 processor")

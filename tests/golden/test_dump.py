@@ -21,7 +21,7 @@ from laguna_ref.golden import DumpError, read_dump
 from laguna_ref.golden.dump import execution_order, is_trace_point
 from laguna_ref.trace import trace_points
 from tests.cli.conftest import Run, run  # noqa: F401
-from tests.golden.models import TOKENS, loaded
+from tests.golden.models import loaded
 
 FLOATS = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 IDS = {
@@ -81,9 +81,9 @@ def test_the_trace_command_writes_dumps(run: Run, tmp_path: Path) -> None:  # no
         ({"tokens": None}, "tokens: missing; expected int64"),
         ({"positions": None}, "positions: missing"),
         ({"tokens": np.zeros(3, np.int32)}, "tokens: wrong type or shape.*found I32"),
-        ({"tokens": np.zeros((1, 3), np.int64)}, r"tokens: wrong type or shape.*found I64 \[1, 3\]"),
+        ({"tokens": np.zeros((1, 3), np.int64)}, r"tokens: wrong type or.*found I64 \[1, 3\]"),
         ({"tokens": np.zeros(0, np.int64)}, "tokens: wrong type or shape"),
-        ({"positions": np.zeros(4, np.int64)}, "positions: one position a token; expected 3; found 4"),
+        ({"positions": np.zeros(4, np.int64)}, "one position a token; expected 3; found 4"),
         ({"model__norm": None}, "holds no trace point"),
         ({"model__norm": np.zeros((3, 0), np.float32)}, "model.norm: empty"),
         ({"model__norm": np.array(1, np.float32)}, "model.norm: empty"),
@@ -92,11 +92,11 @@ def test_the_trace_command_writes_dumps(run: Run, tmp_path: Path) -> None:  # no
         ({"model__layers__1__mlp__topk_weights": np.ones((3, 2), np.float32)},
          "weights of experts that are not named"),
         ({"model__layers__3__mlp__router": np.ones((3, 2), np.float32)},
-         "model.layers.3.mlp.router: no trace point has this name; expected such as model.layers.3."),
-        ({"layers__3__mlp__gates": np.ones((3, 2), np.float32)}, "such as model.layers.3.mlp.gate "),
-        ({"model__layers__01__mlp": np.ones((3, 2), np.float32)}, "such as model.layers.1.mlp "),
+         r"mlp\.router: no trace point has this name; expected such as model\.layers\.3\."),
+        ({"layers__3__mlp__gates": np.ones(3, np.float32)}, r"model\.layers\.3\.mlp\.gate "),
+        ({"model__layers__01__mlp": np.ones(3, np.float32)}, r"such as model\.layers\.1\.mlp "),
         ({"logits": np.ones((3, 2), np.float32)}, "logits: no trace point has this name"),
-        ({"model__embed_tokens__weight": np.ones((3, 2), np.float32)}, "such as model.embed_tokens "),
+        ({"model__embed_tokens__weight": np.ones(3, np.float32)}, "such as model.embed_tokens "),
     ],
 )  # fmt: skip
 def test_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -134,8 +134,10 @@ def test_no_safetensors_file(tmp_path: Path) -> None:
 def test_names_and_order_are_those_of_the_model() -> None:
     points = list(trace_points(loaded().config))
     assert all(map(is_trace_point, points))
-    assert sorted(reversed(points), key=execution_order) == points
-    assert not any(map(is_trace_point, ["", "model", "model.layers.1.", "model.layers", "lm_head.x"]))
+    assert sorted(sorted(points), key=execution_order) == points
+    assert not any(
+        map(is_trace_point, ["", "model", "model.layers.1.", "model.layers", "lm_head.x"])
+    )
 
 
 LARGE = """
@@ -155,9 +157,7 @@ def test_a_hundred_megabytes_take_little_time_and_no_copy(tmp_path: Path) -> Non
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
     tokens, width = 1000, 2500
     ids = np.arange(tokens, dtype=np.int64)
-    points = {
-        f"model.layers.{i}": np.ones((tokens, width), np.float32) for i in range(10)
-    }
+    points = {f"model.layers.{i}": np.ones((tokens, width), np.float32) for i in range(10)}
     path = tmp_path / "large.safetensors"
     save_file({"tokens": ids, "positions": ids} | points, path)
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Golden files: nothing is lost, nothing damaged is believed, nothing of another model's is used."""
+"""Golden files: nothing is lost, nothing damaged believed, nothing of another model's used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making a folder: what is complete stays, what is another's is refused, interrupts cost nothing."""
+"""Making a folder: what is complete stays, another's is refused, interrupts cost nothing."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_another_golden_of_the_name_is_refused(
 
 def test_another_checkpoints_and_a_damaged_golden_are_refused(folder: Path, tmp_path: Path) -> None:
     first = Path(run(job(folder, tmp_path)).path)
-    with pytest.raises(GoldenError, match="made from other weights than the model's"):
+    with pytest.raises(GoldenError, match="made from other weights"):
         run(job(written(tmp_path / "other", seed=1), tmp_path))
     first.write_bytes(first.read_bytes()[:-1])
-    with pytest.raises(GoldenError, match="does not end with its last tensor|outside the file"):
+    with pytest.raises(GoldenError, match=r"does not end with its last tensor|outside the file"):
         run(job(folder, tmp_path))
     assert run(job(folder, tmp_path, overwrite=True)).computed
 
@@ -90,7 +90,9 @@ def test_an_interrupted_case_is_begun_anew(
     assert run(job(folder, tmp_path)).computed
 
 
-def test_a_golden_without_the_budget_asked_for_is_not_complete(folder: Path, tmp_path: Path) -> None:
+def test_a_golden_without_the_budget_asked_for_is_not_complete(
+    folder: Path, tmp_path: Path
+) -> None:
     def budget(*_: Any) -> Any:
         return {"scale": np.ones(1)}, {"runs": 1}
 

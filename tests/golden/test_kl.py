@@ -30,7 +30,11 @@ def rows(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[Any], int, int]:
     p = random.normal(0, spread, (2, vocabulary))
     if draw(st.booleans()):
         p = np.round(p)  # ties
-    q = p + random.normal(0, noise, p.shape) if draw(st.booleans()) else random.normal(0, 5, p.shape)
+    q = (
+        p + random.normal(0, noise, p.shape)
+        if draw(st.booleans())
+        else random.normal(0, 5, p.shape)
+    )
     return p, q, draw(st.integers(1, vocabulary)), draw(st.integers(0, vocabulary))
 
 
@@ -47,7 +51,10 @@ def test_the_exact_divergence_lies_between_the_bounds(drawn: Any) -> None:
         exact = exact_kl(p[row], q[row])
         assert bounds.lower[row] - error <= exact <= bounds.upper[row] + error
     np.testing.assert_allclose(
-        kl_divergence(p, q), [exact_kl(*pair) for pair in zip(p, q, strict=True)], rtol=0, atol=error
+        kl_divergence(p, q),
+        [exact_kl(*pair) for pair in zip(p, q, strict=True)],
+        rtol=0,
+        atol=error,
     )
 
 
@@ -86,8 +93,12 @@ def test_what_is_kept(drawn: Any) -> None:
         assert ids.tolist() == sorted(set(order[:top]) | set(summary.columns.tolist()))
         assert np.array_equal(values, p[row, ids])
         rest = np.delete(p[row], ids)
-        expected = np.log(np.sum(np.exp(rest - p[row].max()))) + p[row].max() if len(rest) else -np.inf
-        np.testing.assert_allclose(summary.rest[row], expected, rtol=tolerances.FLOAT32_UNIT_ROUNDOFF)
+        expected = (
+            np.log(np.sum(np.exp(rest - p[row].max()))) + p[row].max() if len(rest) else -np.inf
+        )
+        np.testing.assert_allclose(
+            summary.rest[row], expected, rtol=tolerances.FLOAT32_UNIT_ROUNDOFF
+        )
 
 
 def test_logsumexp_of_nothing_and_of_far_numbers() -> None:

@@ -113,7 +113,7 @@ def test_large_vocabularies_are_summed_up() -> None:
 
 
 def test_the_models_cache_must_be_the_cases() -> None:
-    with pytest.raises(InputError, match="not the one of case plain.*fp8: 3 FP8 layers; found 0"):
+    with pytest.raises(InputError, match=r"not the one of case plain.*fp8: 3 FP8 layers; found 0"):
         make(loaded("float"), case())
     skipping = loaded("fp8", kv_cache_skip_layers=("sliding_window",))
     with pytest.raises(InputError, match="not the one of case plain"):
