@@ -48,7 +48,7 @@ __all__ = [
     "rms_norm",
     "rope_tables",
     "route",
-    "scores",
+    "scores_of",
 ]
 
 LANES = 8
@@ -187,7 +187,7 @@ def route(
     cap = numerics.dtype.type(spec.logit_softcapping)
     if cap != 0:
         logits = _each(rows.tanh, logits / cap) * cap
-    values = scores(logits, spec.score_func)
+    values = scores_of(logits, spec.score_func)
     selection = biased(values, bias, numerics)
     ids = np.zeros((len(x), spec.top_k), dtype=np.int64)
     elementwise.greatest_of_row(
@@ -232,7 +232,7 @@ def _sum_of_slots(slots: Array, hidden: int, numerics: Numerics) -> Array:
     return out
 
 
-def scores(logits: Array, score_func: str) -> Array:
+def scores_of(logits: Array, score_func: str) -> Array:
     """Of the router's logits: see ``laguna_ref/ops/router.py``."""
     if score_func == "sigmoid":
         return _each(rows.sigmoid, logits)

@@ -60,8 +60,11 @@ class Dump:
     """The file's ``__metadata__``, unchecked."""
 
 
-def read_dump(path: str | Path) -> Dump:
+def read_dump(path: str | Path, *, finite: bool = True) -> Dump:
     """The dump in a file.
+
+    finite: refuse NaN and infinities. Whoever judges the values passes False: the first value
+        that is no number is then a finding and not bad input.
 
     Raises DumpError for what can be compared with nothing: no file, no safetensors file, no
     tokens or positions, no trace point, a name that is none, a wrong type, an empty tensor, or
@@ -90,7 +93,9 @@ def read_dump(path: str | Path) -> Dump:
         raise DumpError("holds no trace point, so nothing can be compared", file=path)
     names.sort(key=execution_order)
     for name in names:
-        _check_tensor(file, path, name)
+        _check_type(file, path, name)
+    for name in names if finite else ():
+        _check_finite(file, path, name)
     return Dump(
         tokens=tokens,
         positions=positions,
@@ -138,7 +143,7 @@ def _require_known(path: Path, name: str) -> None:
     )  # fmt: skip
 
 
-def _check_tensor(file: SafetensorsFile, path: Path, name: str) -> None:
+def _check_type(file: SafetensorsFile, path: Path, name: str) -> None:
     entry = file.entries[name]
     allowed = INTEGERS if name.endswith(".topk_ids") else FLOATS
     if entry.dtype not in allowed:
@@ -149,6 +154,10 @@ def _check_tensor(file: SafetensorsFile, path: Path, name: str) -> None:
         raise DumpError(
             "empty", file=path, tensor=name, expected="[T, ...]", found=list(entry.shape)
         )
+
+
+def _check_finite(file: SafetensorsFile, path: Path, name: str) -> None:
+    entry = file.entries[name]
     if entry.dtype in FLOATS:
         place = _first_not_finite(file.tensor(name), entry.dtype)
         if place is not None:

@@ -47,7 +47,7 @@ def margins(model: Laguna, layer: int, logits: Array) -> Array:
     if top_k == logits.shape[1]:
         return np.full(len(logits), np.inf)
     with model.engine.computing(model.threads):
-        scores = model.engine.scores(logits, spec.score_func)
+        scores = model.engine.scores_of(logits, spec.score_func)
         selection = biased(scores, weights.e_score_correction_bias, model.numerics)
     ranked = -np.sort(-selection.astype(np.float64), axis=-1)
     return np.asarray(ranked[:, top_k - 1] - ranked[:, top_k])

@@ -121,6 +121,8 @@ def test_what_is_not_finite_is_named(
     message = rf"k_rope: token {token}, channel {head}, {channel} is not finite; found -?{abs(bad)}"
     with pytest.raises(DumpError, match=message):
         read_dump(path)
+    found = read_dump(path, finite=False).points["model.layers.0.self_attn.k_rope"]
+    assert np.array_equal(found, value, equal_nan=True)
 
 
 def test_no_safetensors_file(tmp_path: Path) -> None:
