@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from laguna_ref.errors import InputError
+from laguna_ref.golden.errors import GoldenError
 from laguna_ref.golden.jobs import Done, Job, run
 
 
@@ -24,11 +25,11 @@ def run_on_dask(
     address: of a scheduler, ``tcp://host:8786``; None starts a cluster on this machine of so
         many ``workers``, which share its cores.
 
-    Raises InputError without the extra or without a scheduler at the address, and whatever a
-    job raises.
+    Raises InputError without the extra or without a scheduler at the address, GoldenError for
+    a case whose workers die, and whatever a job raises.
     """
     try:
-        from distributed import Client, LocalCluster, as_completed
+        from distributed import Client, KilledWorker, LocalCluster, as_completed
     except ImportError as problem:
         raise InputError(
             "needs the dask extra: pip install 'laguna-ref[dask]'", key="scheduler"
@@ -39,7 +40,7 @@ def run_on_dask(
                 LocalCluster(
                     n_workers=min(workers, len(jobs)) or 1,
                     threads_per_worker=1,
-                    dashboard_address=None,
+                    dashboard_address=":0",
                     silence_logs=logging.ERROR,
                 )
             )
@@ -53,7 +54,13 @@ def run_on_dask(
         # Never taken for a result that the scheduler remembers: files may have gone since.
         futures = [client.submit(run, job, pure=False) for job in jobs]
         for future in as_completed(futures):
-            yield future.result()
+            try:
+                yield future.result()
+            except KilledWorker as problem:
+                raise GoldenError(
+                    "workers died while they computed it (out of memory?)",
+                    key=jobs[futures.index(future)].case.name,
+                ) from problem
 
 
 def _sharing_cores(job: Job, workers: int) -> Job:

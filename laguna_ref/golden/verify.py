@@ -52,23 +52,27 @@ class Verified:
         return results_sha256(self.golden)
 
 
-def verify_file(path: Path, spec: ModelSpec, *, engine: str | None = None) -> Verified:
+def spec_of(golden: Golden, spec: ModelSpec) -> ModelSpec:
+    """How to load the model that computed a golden: ``spec`` under the golden's own settings."""
+    settings = golden.settings
+    return replace(
+        spec,
+        numerics=settings["numerics"],
+        dequant=settings["dequant"],
+        engine=settings["engine"],
+        kv_cache_skip_layers=tuple(settings["kv_cache_skip_layers"]),
+    )
+
+
+def verify_file(path: Path, spec: ModelSpec) -> Verified:
     """Computes a golden again, under its own settings.
 
     spec: the checkpoint and the threads; its other settings give way to the golden's.
-    engine: None: the golden's own.
 
     Raises GoldenError for a file that cannot be read or that is another checkpoint's.
     """
     golden = read_golden(path)
-    settings = golden.settings
-    spec = replace(
-        spec,
-        numerics=settings["numerics"],
-        dequant=settings["dequant"],
-        engine=engine or settings["engine"],
-        kv_cache_skip_layers=tuple(settings["kv_cache_skip_layers"]),
-    )
+    spec = spec_of(golden, spec)
     if spec.engine == "replaced":
         raise GoldenError("made by an engine that is not ours to run", file=path)
     model = spec.load(golden.case.kv_cache)

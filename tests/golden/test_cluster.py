@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from laguna_ref.golden.jobs import ModelSpec, jobs_for, run
 from tests.golden.models import case, written
 
 pytest.importorskip("distributed")
+dask = pytest.importorskip("dask")
 pytestmark = [
     # Of dask's own event loops and sockets, while processes come and go.
     pytest.mark.filterwarnings("default"),
@@ -30,7 +32,7 @@ def address() -> Iterator[str]:
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=2, threads_per_worker=2, dashboard_address=None, silence_logs=logging.ERROR
+        n_workers=2, threads_per_worker=2, dashboard_address=":0", silence_logs=logging.ERROR
     ) as cluster:
         yield cluster.scheduler_address
 
@@ -60,6 +62,20 @@ def test_a_jobs_error_comes_back_in_its_parts(tmp_path: Path, address: str) -> N
     assert str(caught.value).startswith(f"{jobs[0].path}: truncated")
 
 
+def killed(*_: Any) -> Any:
+    os._exit(1)
+
+
+def test_a_worker_that_dies(tmp_path: Path) -> None:
+    spec = ModelSpec(str(written(tmp_path / "model")), engine="numpy")
+    jobs = jobs_for(spec, CASES[:1], tmp_path / "out", budget=killed)
+    fatal = dask.config.set({"distributed.scheduler.allowed-failures": 0})
+    message = "case-1: workers died while they computed it"
+    with fatal, pytest.raises(GoldenError, match=message):
+        list(run_on_dask(jobs, workers=1))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_cluster_of_its_own(tmp_path: Path) -> None:
     spec = ModelSpec(str(written(tmp_path / "model")), engine="numpy")
     jobs = jobs_for(spec, CASES[:2], tmp_path)
@@ -67,8 +83,6 @@ def test_a_cluster_of_its_own(tmp_path: Path) -> None:
 
 
 def test_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dask
-
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         for address in ("tcp://127.0.0.1:9", "nonsense://x"):
             with pytest.raises(InputError, match="no dask scheduler answers"):
