@@ -292,32 +292,6 @@ def two_activations(name: str, dtype: DTypeLike) -> float:
     return (2 * ulp + 8) * unit_roundoff(dtype)
 
 
-SYNTHETIC_MOMENT = 0.01
-"""Relative error of mean or standard deviation of a synthetic expert, at true width.
-
-A million codes give the standard deviation to 1/sqrt(2e6) and the mean to 1e-3; 8,192 scales
-of spread 0.2 add 0.2/sqrt(8192) = 2e-3. This is more than four of the greatest.
-"""
-
-SYNTHETIC_CORRELATION = STANDARD_DEVIATIONS / 512
-"""Of two independent samples of 2048 * 128 normal numbers: their correlation has standard
-deviation 1/512."""
-
-ROUTER_ROW_LENGTH = 2.0**-9
-"""Relative error of the length of a row of bfloat16 numbers: that of each element."""
-
-
-def quantisation_error(ratio: ArrayLike, bits: int) -> np.ndarray:
-    """Of a weight quantised to ``bits``, in units of its group's scale, given weight / scale.
-
-    Half a step; bfloat16's rounding of weight / scale; and, because the positive end of the
-    range lies half a step short of the greatest weight and the scale itself is rounded to
-    bfloat16 (2**-9 of half the range), what is clamped.
-    """
-    rounding = 2.0**-8 * np.abs(np.asarray(ratio, dtype=np.float64))
-    return 0.5 + rounding + 0.5 + 2.0**-9 * 2 ** (bits - 1)
-
-
 def kl_error(vocabulary: int, greatest: float) -> float:
     """Rounding of a KL divergence in nats, computed two ways in float64; absolute.
 
@@ -344,3 +318,29 @@ NEAR_TIE = 2.0**-9 / 64
 """A difference of scores that bfloat16 noise may turn: scores are below one, where half a unit of
 the last place is 2**-9, and a router's logit of 128 terms of that size is off by some root of
 128 of them, times the sigmoid's slope of a quarter; this is far inside of it."""
+
+
+SYNTHETIC_MOMENT = 0.01
+"""Relative error of mean or standard deviation of a synthetic expert, at true width.
+
+A million codes give the standard deviation to 1/sqrt(2e6) and the mean to 1e-3; 8,192 scales
+of spread 0.2 add 0.2/sqrt(8192) = 2e-3. This is more than four of the greatest.
+"""
+
+SYNTHETIC_CORRELATION = STANDARD_DEVIATIONS / 512
+"""Of two independent samples of 2048 * 128 normal numbers: their correlation has standard
+deviation 1/512."""
+
+ROUTER_ROW_LENGTH = 2.0**-9
+"""Relative error of the length of a row of bfloat16 numbers: that of each element."""
+
+
+def quantisation_error(ratio: ArrayLike, bits: int) -> np.ndarray:
+    """Of a weight quantised to ``bits``, in units of its group's scale, given weight / scale.
+
+    Half a step; bfloat16's rounding of weight / scale; and, because the positive end of the
+    range lies half a step short of the greatest weight and the scale itself is rounded to
+    bfloat16 (2**-9 of half the range), what is clamped.
+    """
+    rounding = 2.0**-8 * np.abs(np.asarray(ratio, dtype=np.float64))
+    return 0.5 + rounding + 0.5 + 2.0**-9 * 2 ** (bits - 1)
