@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from laguna_ref.config import LagunaConfig
+from laguna_ref.numerics import Numerics
 
 FLOAT32_UNIT_ROUNDOFF = 2.0**-24
 
@@ -289,6 +290,34 @@ def two_activations(name: str, dtype: DTypeLike) -> float:
     library's (an exponential of 1 ulp, log1p of 1, a sum, a quotient: 8 roundings)."""
     ulp = GREATEST_ULP[name, np.dtype(dtype).name]
     return (2 * ulp + 8) * unit_roundoff(dtype)
+
+
+def kl_error(vocabulary: int, greatest: float) -> float:
+    """Rounding of a KL divergence in nats, computed two ways in float64; absolute.
+
+    ``greatest`` is the largest |log-probability| of either side. A log-probability is off by the
+    roundings of a sum of V exponentials, its logarithm and a difference, of its size: (V + 4) of
+    them. A term p (log p - log q) takes two such errors, and one more in p times the bracket, at
+    most 2 greatest; probabilities add up to one, and their sum rounds V times more.
+    """
+    scale = max(1.0, greatest)
+    return 2 * roundings(2 * vocabulary + 8, np.float64) * scale * (2 + 2 * scale)
+
+
+def score_error(numerics: Numerics, greatest: float) -> float:
+    """Difference of two selection scores' rounding, absolute; ``greatest`` is the largest of them.
+
+    A score function is two exponentials or logarithms of at most 2 ulp, a sum, a quotient, the
+    bias, and under bfloat16 the rounding of the bias, which is below the greatest score.
+    """
+    rounded = unit_roundoff(ml_dtypes.bfloat16) if "router.bias" in numerics.rounds else 0.0
+    return 2 * (roundings(12, numerics.dtype) + rounded) * max(1.0, greatest)
+
+
+NEAR_TIE = 2.0**-9 / 64
+"""A difference of scores that bfloat16 noise may turn: scores are below one, where half a unit of
+the last place is 2**-9, and a router's logit of 128 terms of that size is off by some root of
+128 of them, times the sigmoid's slope of a quarter; this is far inside of it."""
 
 
 SYNTHETIC_MOMENT = 0.01

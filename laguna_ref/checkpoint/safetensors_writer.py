@@ -7,6 +7,7 @@ is complete; an error or an interrupt leaves nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -49,11 +50,14 @@ def write_file(
     specs: Sequence[TensorSpec],
     fetch: Callable[[str], NDArray[Any]],
     metadata: dict[str, str] | None = None,
+    *,
+    durable: bool = False,
 ) -> None:
     """Write the tensors of ``specs``, in that order, to ``path``.
 
     ``fetch(name)`` makes the array when its turn comes; its dtype and shape must be those of
-    the spec. ``path`` is replaced if it exists, but only by a complete file.
+    the spec. ``path`` is replaced if it exists, but only by a complete file;
+    with ``durable`` even if the power fails.
 
     Raises CheckpointError when an array is not what its spec says.
     """
@@ -75,8 +79,12 @@ def write_file(
                     )
                 if array.nbytes:
                     _write_all(file, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
         os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException:
         os.unlink(temporary)
         raise
@@ -108,6 +116,16 @@ def _write_all(file: Any, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself last, where the system knows how to sync a folder."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

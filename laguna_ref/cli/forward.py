@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +40,8 @@ def logits_in_chunks(
 
 def file_metadata(options: ModelOptions, model: Laguna) -> dict[str, str]:
     """What produced a file of results, for the header of a safetensors file."""
+    from laguna_ref.golden.identity import config_sha256
+
     settings = options.settings(model)
     return {
         "config_sha256": config_sha256(model.config.raw),
@@ -51,12 +52,6 @@ def file_metadata(options: ModelOptions, model: Laguna) -> dict[str, str]:
             if key != "model"
         },
     }
-
-
-def config_sha256(raw: dict[str, Any]) -> str:
-    """Hash of config.json's content, whatever its spacing and order of keys."""
-    canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def write_arrays(path: Path, arrays: dict[str, Array], metadata: dict[str, str]) -> None:

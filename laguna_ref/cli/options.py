@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,41 +98,41 @@ IGNORE_OPTION = click.option(
     metavar="KEY",
     help="Unknown key of config.json to pass over; may be repeated.",
 )
-_OPTIONS = (
-    click.option(
+_OPTIONS = {
+    "model": click.option(
         "--model",
         metavar="PATH",
         help="Checkpoint folder, or a model in the local Hub cache. "
         "Default: laguna-tiny, which comes with the package.",
     ),
-    click.option(
+    "numerics": click.option(
         "--numerics",
         type=click.Choice(["float32", "float64", "bfloat16"]),
         default="float32",
         show_default=True,
         help="What the numbers are; bfloat16 rounds where the released implementation does.",
     ),
-    click.option(
+    "engine": click.option(
         "--engine",
         type=click.Choice(["numba", "numpy"]),
         default="numba",
         show_default=True,
         help="Compiled kernels, or the plain NumPy operations.",
     ),
-    click.option(
+    "dequant": click.option(
         "--dequant",
         type=click.Choice(["exact", "bf16"]),
         help="Integer times scale, exact or rounded to bfloat16. "
         "Default: bf16 with --numerics bfloat16, else exact.",
     ),
-    click.option(
+    "kv_cache": click.option(
         "--kv-cache",
         type=click.Choice(["checkpoint", "float", "fp8"]),
         default="checkpoint",
         show_default=True,
         help="Type of cached keys and values; checkpoint: FP8 where it is declared.",
     ),
-    click.option(
+    "kv_cache_skip_layers": click.option(
         SKIP_LAYERS,
         "kv_cache_skip_layers",
         multiple=True,
@@ -140,29 +140,38 @@ _OPTIONS = (
         help="Layers whose cache stays float: 3, 0-39, sliding_window; several after one flag "
         "(end them with -- before a prompt that looks like one), or repeated.",
     ),
-    click.option(
+    "threads": click.option(
         "--threads",
         type=click.IntRange(min=1),
         help="Most threads that matrix products may use.",
     ),
-    IGNORE_OPTION,
-    JSON_OPTION,
-)
+    "ignore_config_key": IGNORE_OPTION,
+    "as_json": JSON_OPTION,
+}
+"""By the field of ModelOptions that each fills."""
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the shared options; the command gets them as its first argument, a ModelOptions."""
-    names = [field.name for field in fields(ModelOptions)]
+    return model_options_but()(function)
 
-    @functools.wraps(function)
-    def wrapper(**values: Any) -> Any:
-        options = ModelOptions(**{name: values.pop(name) for name in names})
-        return function(options, **values)
 
-    command: Callable[..., Any] = wrapper
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def model_options_but(*left_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same without the options of these names, whose fields keep their defaults."""
+    options = {name: option for name, option in _OPTIONS.items() if name not in left_out}
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(**values: Any) -> Any:
+            chosen = ModelOptions(**{name: values.pop(name) for name in options})
+            return function(chosen, **values)
+
+        command: Callable[..., Any] = wrapper
+        for option in reversed(options.values()):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 class ModelCommand(click.Command):

@@ -40,6 +40,7 @@ class Engine(Protocol):
     def route(
         self, x: Array, weight: Weight, bias: Array, spec: RouterSpec, numerics: Numerics
     ) -> tuple[Array, Array, Array]: ...
+    def scores_of(self, logits: Array, score_func: str) -> Array: ...
     def experts(
         self,
         x: Array,

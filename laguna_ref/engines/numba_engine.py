@@ -48,6 +48,7 @@ __all__ = [
     "rms_norm",
     "rope_tables",
     "route",
+    "scores_of",
 ]
 
 LANES = 8
@@ -188,13 +189,13 @@ def route(
     cap = numerics.dtype.type(spec.logit_softcapping)
     if cap != 0:
         logits = _each(rows.tanh, logits / cap) * cap
-    scores = _scores(logits, spec.score_func)
-    selection = biased(scores, bias, numerics)
+    values = scores_of(logits, spec.score_func)
+    selection = biased(values, bias, numerics)
     ids = np.zeros((len(x), spec.top_k), dtype=np.int64)
     elementwise.greatest_of_row(
         selection.reshape(-1), *selection.shape, spec.top_k, ids.reshape(-1), work=selection.nbytes
     )
-    return logits, ids, weights_of(ids, scores, spec, numerics)
+    return logits, ids, weights_of(ids, values, spec, numerics)
 
 
 def experts(
@@ -233,7 +234,8 @@ def _sum_of_slots(slots: Array, hidden: int, numerics: Numerics) -> Array:
     return out
 
 
-def _scores(logits: Array, score_func: str) -> Array:
+def scores_of(logits: Array, score_func: str) -> Array:
+    """Of the router's logits: see ``laguna_ref/ops/router.py``."""
     if score_func == "sigmoid":
         return _each(rows.sigmoid, logits)
     if score_func == "sqrtsoftplus":
@@ -241,8 +243,8 @@ def _scores(logits: Array, score_func: str) -> Array:
     e = _padded(_each(rows.exp, logits - logits.max(axis=-1, keepdims=True)))
     sums = np.empty(len(e), dtype=e.dtype)
     rows.row_sums(e.reshape(-1), len(e), e.shape[1], sums, work=e.nbytes)
-    scores: Array = e[:, : logits.shape[1]] / sums[:, None]
-    return scores
+    result: Array = e[:, : logits.shape[1]] / sums[:, None]
+    return result
 
 
 def _each(kernel: Kernel, x: Array) -> Array:

@@ -9,7 +9,7 @@ from laguna_ref.ops.mlp import mlp
 from laguna_ref.ops.norm import rms_norm
 from laguna_ref.ops.residual import add, combine
 from laguna_ref.ops.rope import apply_rope, rope_tables
-from laguna_ref.ops.router import route
+from laguna_ref.ops.router import route, scores_of
 
 __all__ = [
     "add",
@@ -26,4 +26,5 @@ __all__ = [
     "rms_norm",
     "rope_tables",
     "route",
+    "scores_of",
 ]

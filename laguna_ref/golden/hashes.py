@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from laguna_ref.errors import LagunaError
+from laguna_ref.golden.errors import GoldenError
 from laguna_ref.json_file import read_json
 from laguna_ref.load import EMBEDDED, load
 from laguna_ref.numerics import Array
@@ -23,10 +23,6 @@ from laguna_ref.numerics import Array
 COMMITTED = EMBEDDED.parent / "golden" / "laguna-tiny.json"
 """Hashes of the embedded checkpoint's logits, made by ``tools/make_hashes.py``."""
 FORMAT = 1
-
-
-class GoldenError(LagunaError):
-    """A golden file that cannot be read, or that is another checkpoint's."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +43,15 @@ class HashCase:
         cache = model.new_cache()
         chunks = range(0, len(self.tokens), self.chunk)
         parts = [model(self.tokens[at : at + self.chunk], cache=cache) for at in chunks]
-        return logits_sha256(np.concatenate(parts))
+        return array_sha256(np.concatenate(parts))
 
 
-def logits_sha256(logits: Array) -> str:
-    """Of the little-endian bytes of an array, its type and its shape."""
-    data = np.ascontiguousarray(logits, dtype=logits.dtype.newbyteorder("<"))
-    header = f"{logits.dtype.name} {logits.shape}\n".encode()
-    return hashlib.sha256(header + data.tobytes()).hexdigest()
+def array_sha256(array: Array) -> str:
+    """Of an array's type, its shape and its bytes, little-endian and row by row."""
+    data = np.ascontiguousarray(array)  # the package runs on little-endian machines only
+    digest = hashlib.sha256(f"{array.dtype.name} {array.shape}\n".encode())
+    digest.update(data.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def weights_sha256(folder: Path = EMBEDDED) -> str:

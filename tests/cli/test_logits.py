@@ -112,7 +112,7 @@ def test_a_long_prompt_goes_through_in_chunks(run: Run, model: Path, tmp_path: P
 
 
 def test_the_hash_does_not_depend_on_spelling() -> None:
-    from laguna_ref.cli.forward import config_sha256
+    from laguna_ref.golden.identity import config_sha256
 
     backwards = dict(reversed(CONFIG.items()))
     assert config_sha256(backwards) == config_sha256(CONFIG)
