@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from laguna_ref.engines import Engine, with_replaced
+from laguna_ref.engines import Engine, with_wrapped
 from laguna_ref.model import Laguna
 
 Clock = Callable[[], float]
@@ -36,7 +36,7 @@ def timing_engine(
 
         return call
 
-    return with_replaced(engine, **{name: watched(name) for name in _OPERATIONS})
+    return with_wrapped(engine, **{name: watched(name) for name in _OPERATIONS})
 
 
 def _label(name: str, args: tuple[Any, ...]) -> str:

@@ -57,7 +57,7 @@ def bytes_on_disk(model: Laguna, tokens: int) -> int:
 @contextmanager
 def _reading(model: Laguna, expected: int) -> Iterator[None]:
     """A bar of the bytes read; it moves whenever a sublayer has been computed."""
-    from laguna_ref.engines import with_replaced
+    from laguna_ref.engines import with_wrapped
     from laguna_ref.memory_use import memory_use
 
     engine, before = model.engine, memory_use()
@@ -69,7 +69,7 @@ def _reading(model: Laguna, expected: int) -> Iterator[None]:
             bar(done, max(done, expected))
             return engine.add(*args)
 
-        model.engine = with_replaced(engine, add=add)
+        model.engine = with_wrapped(engine, add=add)
         try:
             yield
         finally:

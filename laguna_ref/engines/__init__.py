@@ -69,12 +69,17 @@ def engine_by_name(name: str) -> Engine:
 
 
 def with_replaced(engine: Engine, **functions: Any) -> Engine:
-    """The same engine, and called the same, with some of its functions replaced."""
+    """The same engine with some of its functions replaced; it no longer has a name."""
     names = [name for name in dir(Engine) if not name.startswith("_")]
     unknown = sorted(set(functions) - set(names))
     if unknown:
         raise InputError("no such operation", expected=", ".join(names), found=unknown[0])
-    kept = {name: getattr(engine, name) for name in names}
-    called = getattr(engine, "__name__", "")
-    namespace = SimpleNamespace(**kept | functions, __name__=called)
+    namespace = SimpleNamespace(**{name: getattr(engine, name) for name in names} | functions)
     return cast(Engine, namespace)
+
+
+def with_wrapped(engine: Engine, **functions: Any) -> Engine:
+    """The same engine, under its own name, with functions that compute what its own do."""
+    wrapped: Any = with_replaced(engine, **functions)
+    wrapped.__name__ = getattr(engine, "__name__", "")
+    return cast(Engine, wrapped)

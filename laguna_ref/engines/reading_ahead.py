@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from laguna_ref.checkpoint import Checkpoint
-from laguna_ref.engines import Engine, with_replaced
+from laguna_ref.engines import Engine, with_wrapped
 from laguna_ref.memory_use import major_faults
 from laguna_ref.numerics import Array, Numerics
 from laguna_ref.weights import Experts, LayerWeights, MLPWeights, ModelWeights
@@ -30,7 +30,7 @@ def reading_ahead(engine: Engine, checkpoint: Checkpoint, weights: ModelWeights)
     if checkpoint.nbytes < LARGE:
         return engine
     next_up = _NextLayer(checkpoint, weights)
-    return with_replaced(
+    return with_wrapped(
         engine,
         embed=_after(next_up.reached, engine.embed),
         linear=_after(next_up.reached, engine.linear),
