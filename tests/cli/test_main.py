@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import laguna_ref
+from laguna_ref import checkpoint
 from laguna_ref.cli import COMMANDS, main
 from laguna_ref.cli.errors import BROKEN_PIPE, INTERRUPTED
 from laguna_ref.engines import ENGINES
@@ -187,8 +188,12 @@ def test_an_interrupt_is_quiet(run: Run, model: Path, monkeypatch: pytest.Monkey
     assert result.stderr.strip() == ""
 
 
-def test_an_interrupt_while_text_is_streamed(bare: Path) -> None:
-    endless = ["generate", *IDS, "--max-tokens", "2000", "--stop-id", "0", "--model", str(bare)]
+def test_an_interrupt_while_text_is_streamed(tmp_path: Path) -> None:
+    """In the middle of more text than a busy machine could finish meanwhile."""
+    config = CONFIG | {"max_position_embeddings": 10**6}
+    checkpoint.write(tmp_path / "model", config, checkpoint.synth(config, seed=0))
+    endless = ["generate", *IDS, "--max-tokens", "900000", "--stop-id", "0"]
+    endless += ["--model", str(tmp_path / "model")]
     with subprocess.Popen(
         [*PROGRAM, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
