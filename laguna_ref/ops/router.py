@@ -44,8 +44,8 @@ def route(
     Easy to get wrong: softmax in place of sigmoid, the bias left in the weights, no
     renormalisation.
     """
-    logits = _soft_cap(linear(x, weight, numerics), spec.logit_softcapping)
-    ids, weights = choose(_scores(logits, spec.score_func), bias, spec, numerics)
+    logits = soft_cap(linear(x, weight, numerics), spec.logit_softcapping)
+    ids, weights = choose(scores_of(logits, spec.score_func), bias, spec, numerics)
     return logits, ids, weights
 
 
@@ -76,12 +76,13 @@ def weights_of(ids: Array, scores: Array, spec: RouterSpec, numerics: Numerics) 
     return numerics.round_at("router.weights", weights)
 
 
-def _soft_cap(logits: Array, cap: float) -> Array:
+def soft_cap(logits: Array, cap: float) -> Array:
     """``cap * tanh(logits / cap)``; unchanged for a cap of zero."""
     return logits if cap == 0 else np.tanh(logits / logits.dtype.type(cap)) * logits.dtype.type(cap)
 
 
-def _scores(logits: Array, score_func: str) -> Array:
+def scores_of(logits: Array, score_func: str) -> Array:
+    """Scores from logits, [T, E], before the bias: sigmoid, softmax or sqrt(softplus)."""
     if score_func == "sigmoid":
         return sigmoid(logits)
     if score_func == "softmax":
