@@ -83,13 +83,25 @@ class Comparisons:
 
 
 class Oracle:
-    """The oracle on one prompt: the float64 run, and its operations one by one."""
+    """The oracle on one prompt: the float64 run, and its operations one by one.
 
-    def __init__(self, model: Laguna, tokens: Array, positions: Array) -> None:
+    ``logits_at``: indices of the tokens whose logits a dump may hold instead of all.
+    """
+
+    def __init__(
+        self, model: Laguna, tokens: Array, positions: Array, logits_at: Array | None = None
+    ) -> None:
         self.model = model
+        self.logits_at = None if logits_at is None else np.asarray(logits_at)
         self.tokens, self.positions = np.asarray(tokens), np.asarray(positions)
         self.operations = operations(model, self.tokens, self.positions)
         self.free = run(model, self.tokens, self.positions)
+
+    def like(self, point: str, found: Array, expected: Array) -> Array:
+        """The rows of ``expected`` that ``found`` has: all, but for logits of chosen tokens."""
+        if point == "lm_head" and self.logits_at is not None and len(found) != len(expected):
+            return np.asarray(expected[self.logits_at])
+        return expected
 
     def layers(self) -> Iterable[tuple[int, list[Operation]]]:
         """Each layer with its operations."""
@@ -123,9 +135,10 @@ def compare(oracle: Oracle, found: Mapping[str, Array], modes: Iterable[str]) ->
         elif mode == "replayed":
             _replayed(oracle, found, result)
         elif mode == "free":
-            _whole("free", oracle.free, found, result)
+            _whole("free", oracle, oracle.free, found, result)
         elif mode == "logits" and "lm_head" in found:
-            result.vectors("logits", "lm_head", found["lm_head"], oracle.free["lm_head"])
+            logits = oracle.like("lm_head", found["lm_head"], oracle.free["lm_head"])
+            result.vectors("logits", "lm_head", found["lm_head"], logits)
     return result
 
 
@@ -147,7 +160,8 @@ def _added(oracle: Oracle, found: Mapping[str, Array], result: Comparisons) -> N
             logits = found[op.inputs[0]]
             _choice("added", oracle, op.layer, logits, logits, found[op.point], result)
             continue
-        result.vectors("added", op.point, found[op.point], op.compute(found))
+        expected = oracle.like(op.point, found[op.point], op.compute(found))
+        result.vectors("added", op.point, found[op.point], expected)
         if op.point.endswith("topk_weights") and oracle.model.config.norm_topk_prob:
             off = np.abs(np.asarray(found[op.point], np.float64).sum(axis=1) - 1)
             result.note(Key("added", op.point, "sum"), off)
@@ -175,17 +189,18 @@ def _replayed(oracle: Oracle, found: Mapping[str, Array], result: Comparisons) -
         scores = scores_of(logits, oracle.model.router.score_func)
         own = weights_of_chosen(ids, scores, oracle.model)
         replay[f"{at}.topk_weights"] = own
-    _whole("replayed", replay, found, result)
+    _whole("replayed", oracle, replay, found, result)
 
 
 def _whole(
-    mode: str, expected: Mapping[str, Array], found: Mapping[str, Array], result: Comparisons
-) -> None:
+    mode: str, oracle: Oracle, expected: Mapping[str, Array], found: Mapping[str, Array],
+    result: Comparisons,
+) -> None:  # fmt: skip
     for point, array in expected.items():
         routing = point.endswith(("topk_ids", "topk_weights"))
         # Without the backend's own choice, two lists of experts have no order in common.
         if point in found and not point.endswith("topk_ids") and not (routing and mode == "free"):
-            result.vectors(mode, point, found[point], array)
+            result.vectors(mode, point, found[point], oracle.like(point, found[point], array))
 
 
 def _choice(

@@ -141,8 +141,9 @@ def _attention(
     yield op(f"{at}.attention", (f"{at}.q_rope", f"{at}.k_cached", f"{at}.v_cached"),
              "attention", attended)  # fmt: skip
     yield op(f"{at}.g_proj", (h,), "linear", lambda v: engine.linear(read(v, h), w.g_proj, n))
-    yield op(f"{at}.gate", (f"{at}.g_proj",), "gate_values",
-             lambda v: engine.gate_values(read(v, f"{at}.g_proj"), spec.gate_activation, n))  # fmt: skip
+    g = f"{at}.g_proj"
+    yield op(f"{at}.gate", (g,), "gate_values",
+             lambda v: engine.gate_values(read(v, g), spec.gate_activation, n))  # fmt: skip
 
     def projected(values: Points) -> Array:
         gated = engine.apply_gate(heads(values, f"{at}.attention"), read(values, f"{at}.gate"), n)
@@ -212,8 +213,10 @@ def _sparse(model: Laguna, layer: int, w: SparseMLPWeights, at: str, h: str) -> 
     yield Operation(ids, (gate,), chosen, layer, "choice of experts")
     yield Operation(weights, (gate, ids), weighed, layer, "weights of experts")
     yield Operation(f"{at}.experts", (h, ids, weights), routed, layer, "experts")
-    yield Operation(f"{at}.shared_experts", (h,),
-                    lambda v: engine.mlp(read(v, h), w.shared_experts, n), layer, "mlp")  # fmt: skip
+    yield Operation(
+        f"{at}.shared_experts", (h,), lambda v: engine.mlp(read(v, h), w.shared_experts, n),
+        layer, "mlp",
+    )  # fmt: skip
     yield Operation(at, (f"{at}.experts", f"{at}.shared_experts"), combined, layer, "combine")
 
 
