@@ -52,6 +52,10 @@ class Budget:
     """float64, one a key."""
     maxima: Array
     """[runs held out, modes]: greatest scaled comparison of each run in each mode."""
+    flips: Array
+    """[T]: share of the fitted runs in which the token went to other experts in some layer."""
+    contaminated: Array
+    """[T]: share of them in which it or an earlier token did."""
     runs: int
     seed: int
 
@@ -81,6 +85,8 @@ class Budget:
         arrays = {
             "scales": self.scales.astype(np.float32),
             "maxima": self.maxima.astype(np.float32),
+            "flips": self.flips.astype(np.float32),
+            "contaminated": self.contaminated.astype(np.float32),
         }
         meta = {
             "schema": SCHEMA,
@@ -101,7 +107,7 @@ class Budget:
             Precision.from_json(meta["precision"]),
             _unpacked(meta["keys"]),
             np.asarray(arrays["scales"], np.float64),
-            np.asarray(arrays["maxima"], np.float64),
+            *(np.asarray(arrays[n], np.float64) for n in ("maxima", "flips", "contaminated")),
             int(meta["runs"]),
             int(meta["seed"]),
         )
@@ -123,9 +129,12 @@ def measure(
     """
     prompt = Prompt(model, tokens, positions, precision)
     fitted = runs // 2
-    values = []
+    values, flips = [], []
     for index in range(fitted):
-        values.append(prompt.fitted(seed + index))
+        comparisons = prompt.legal(seed + index)
+        values.append(prompt.to_fit(comparisons))
+        assert comparisons.flips is not None
+        flips.append(comparisons.flips.any(axis=0))
         if progress:
             progress(index + 1, runs)
     scale = _scales(values, precision)
@@ -135,7 +144,11 @@ def measure(
         if progress:
             progress(index + 1, runs)
     scales = np.array(list(scale.values()))
-    return Budget(precision, tuple(scale), scales, np.array(rows), runs, seed)
+    flipped = np.array(flips)  # [runs, T]
+    return Budget(
+        precision, tuple(scale), scales, np.array(rows), flipped.mean(axis=0),
+        np.logical_or.accumulate(flipped, axis=1).mean(axis=0), runs, seed,
+    )  # fmt: skip
 
 
 def _scales(runs: list[dict[Key, float]], precision: Precision) -> dict[Key, float]:
@@ -179,12 +192,11 @@ class Prompt:
         """That variation judged in every mode."""
         return compare(self.oracle, self.trace(seed), MODES)
 
-    def fitted(self, seed: int) -> dict[Key, float]:
-        """Its values to fit; a choice may fall short by twice the noise of a score, flipped or not.
+    def to_fit(self, comparisons: Comparisons) -> dict[Key, float]:
+        """Its values; a choice may fall short by twice the noise of a score, flipped or not.
 
         That noise is what the logits show and what holding the bias in another type brings.
         """
-        comparisons = self.legal(seed)
         values = {key: value for key, (value, _) in comparisons.values.items()}
         for key, noise in comparisons.score_noise.items():
             values[key] = max(values[key], 2 * (noise + self._bias_noise(key)))

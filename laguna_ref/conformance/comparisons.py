@@ -62,6 +62,8 @@ class Comparisons:
     expected: dict[tuple[str, str], Array] = field(default_factory=dict)
     """The oracle's array by mode and point."""
     per_token: dict[Key, Array] = field(default_factory=dict)
+    flips: Array | None = None
+    """[sparse layers, T]: where other experts were chosen than in the oracle's free run."""
 
     def note(self, key: Key, each: Array) -> None:
         """Takes in a statistic of every token."""
@@ -136,6 +138,8 @@ def compare(oracle: Oracle, found: Mapping[str, Array], modes: Iterable[str]) ->
             _replayed(oracle, found, result)
         elif mode == "free":
             _whole("free", oracle, oracle.free, found, result)
+            if has_routing(oracle, found):
+                result.flips = _flips(oracle, found)
         elif mode == "logits" and "lm_head" in found:
             logits = oracle.like("lm_head", found["lm_head"], oracle.free["lm_head"])
             result.vectors("logits", "lm_head", found["lm_head"], logits)
@@ -201,6 +205,15 @@ def _whole(
         # Without the backend's own choice, two lists of experts have no order in common.
         if point in found and not point.endswith("topk_ids") and not (routing and mode == "free"):
             result.vectors(mode, point, found[point], oracle.like(point, found[point], array))
+
+
+def _flips(oracle: Oracle, found: Mapping[str, Array]) -> Array:
+    points = [f"model.layers.{layer}.mlp.topk_ids" for layer in oracle.sparse_layers()]
+    rows = [
+        (np.sort(found[point], axis=1) != np.sort(oracle.free[point], axis=1)).any(axis=1)
+        for point in points
+    ]
+    return np.array(rows).reshape(len(points), len(oracle.tokens))
 
 
 def _choice(

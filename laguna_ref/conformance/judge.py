@@ -113,7 +113,7 @@ class _Judgement:
             report.routing = routing.contract(oracle, comparisons, self.budget, units)
         else:
             report.left_out.append("replay and layers: the dump does not hold all routing")
-            contaminated = routing.contaminated(oracle, self.budget, units)
+            contaminated = routing.contaminated(self.budget)
             report.routing = RoutingResult(contaminated=int(contaminated.sum()))
         report.plots = self._plots(comparisons, modes)
         return self._verdict(found, comparisons, contaminated)
@@ -249,8 +249,8 @@ class _Judgement:
         if contaminated.mean() > 0.5:
             return _inconclusive(
                 report,
-                f"{int(contaminated.sum())} of {len(contaminated)} tokens follow a choice of "
-                "experts inside the noise; a dump with its routing can be replayed",
+                f"{int(contaminated.sum())} of {len(contaminated)} tokens follow, in most legal "
+                "runs, another choice of experts; a dump with its routing can be replayed",
             )
         report.verdict = CONFORMING
         share = report.share_of_budget or 0.0
@@ -291,12 +291,7 @@ def _without_model(
     threshold = budget.threshold(modes, rate)
     report.threshold = threshold.floor_units
     report.judged_by |= {"false_alarm_rate": threshold.rate, "modes": list(modes)}
-    near = np.zeros(len(golden.case.tokens), dtype=bool)
-    for layer, choice in golden.routing.items():
-        scale = budget.scale(routing.deficit_key(int(layer)))
-        if scale is not None:
-            near |= np.asarray(choice.margin) <= threshold.floor_units * scale
-    contaminated = np.logical_or.accumulate(near)
+    contaminated = routing.contaminated(budget)
     report.routing.contaminated = int(contaminated.sum())
     report.points = localise.results_without_oracle(comparisons, budget, threshold.floor_units)
     first = localise.first(report.points)

@@ -3,8 +3,8 @@
 A choice is judged by what it costs: how far the least score chosen lies below the greatest one
 left out, by the oracle's scores. Within the measured noise of scores there it is *excused*; what
 follows is judged by replaying it. Outside it is a *violation*. Weights, and their sum, are judged
-apart from the choice. Where a dump has no routing, a token that meets a margin inside the noise
-may have gone elsewhere: it, and all after it that attend to it, are *contaminated*.
+apart from the choice. Where a dump has no routing, nothing can be replayed, and a token that has
+itself gone to other experts, or follows one that has, in most legal runs, is *contaminated*.
 """
 
 from __future__ import annotations
@@ -46,25 +46,9 @@ def contract(
     return result
 
 
-def contaminated(oracle: Oracle, budget: Budget, threshold: float) -> Array:
-    """Which tokens of a dump without routing may follow from another choice, bool [T]."""
-    near = np.zeros(len(oracle.tokens), dtype=bool)
-    for layer, margin in margins(oracle, oracle.free).items():
-        scale = budget.scale(deficit_key(layer))
-        if scale is not None:
-            near |= margin <= threshold * scale
-    return np.asarray(np.logical_or.accumulate(near))
-
-
-def margins(oracle: Oracle, trace: dict[str, Array]) -> dict[int, Array]:
-    """By layer, how far the last expert chosen stands above the first left out, [T]."""
-    top_k = oracle.model.router.top_k
-    return {
-        layer: statistics.margins(
-            oracle.selection_scores(layer, trace[f"model.layers.{layer}.mlp.gate"]), top_k
-        )
-        for layer in oracle.sparse_layers()
-    }
+def contaminated(budget: Budget) -> Array:
+    """Which tokens follow another choice in most legal runs, bool [T]."""
+    return np.asarray(budget.contaminated > 0.5)
 
 
 def flips(

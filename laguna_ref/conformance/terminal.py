@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 STYLE = {CONFORMING: "bold green", DIVERGES: "bold red"}
 MOST_ROWS = 12
+MOST_LINES = 3
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -62,8 +63,10 @@ def print_report(report: Report, console: Console) -> None:
         ("missing", report.missing),
         ("left out", report.left_out),
     ):
-        for text in lines:
+        for text in lines[:MOST_LINES]:
             console.print(Text(f"{title}: {text}"), soft_wrap=True)
+        if len(lines) > MOST_LINES:
+            console.print(f"{title}: {len(lines) - MOST_LINES} more", soft_wrap=True)
     by = report.judged_by
     console.print(
         Text("judged by: " + ", ".join(f"{k} {v}" for k, v in by.items())), soft_wrap=True
