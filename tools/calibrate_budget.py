@@ -55,8 +55,10 @@ def calibrate(precision: str, tokens: int, runs: int, fresh: int, kv_cache: str)
             "accused": [int((values > limit.floor_units).sum()) for limit in limits],
             "floor_units": [limit.floor_units for limit in limits],
         }
-    return {"precision": precision, "kv_cache": kv_cache, "tokens": tokens, "runs": runs,
-            "fresh": fresh, "flips_a_token": float(budget.flips.mean()), "reports": curves}  # fmt: skip
+    return {
+        "precision": precision, "kv_cache": kv_cache, "tokens": tokens, "runs": runs,
+        "fresh": fresh, "flips_a_token": float(budget.flips.mean()), "reports": curves,
+    }  # fmt: skip
 
 
 def plot(results: list[dict[str, Any]], target: Path) -> None:

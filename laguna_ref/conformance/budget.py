@@ -107,7 +107,9 @@ class Budget:
             Precision.from_json(meta["precision"]),
             _unpacked(meta["keys"]),
             np.asarray(arrays["scales"], np.float64),
-            *(np.asarray(arrays[n], np.float64) for n in ("maxima", "flips", "contaminated")),
+            np.asarray(arrays["maxima"], np.float64),
+            np.asarray(arrays["flips"], np.float64),
+            np.asarray(arrays["contaminated"], np.float64),
             int(meta["runs"]),
             int(meta["seed"]),
         )
@@ -220,11 +222,8 @@ def maxima_of(comparisons: Comparisons, scale: dict[Key, float]) -> list[float]:
 def floor_of(key: Key, precision: Precision) -> float:
     """The least a scale may be: what writing a value down in its type may bring.
 
-    A rank is a whole number. Scores, and weights and their sum, are float32 numbers up to 1;
-    two of them are compared.
+    Scores are float32 numbers up to 1; two of them are compared.
     """
-    if key.statistic == "rank":
-        return 1.0
     if key.statistic == "deficit":
         return 2 * 2.0**-24
     return precision.unit_roundoff

@@ -20,6 +20,7 @@ from laguna_ref.conformance.report import (
     DIVERGES,
     INCONCLUSIVE,
     Divergence,
+    LogitsResult,
     Plots,
     Report,
     RoutingResult,
@@ -116,6 +117,7 @@ class _Judgement:
             contaminated = routing.contaminated(self.budget)
             report.routing = RoutingResult(contaminated=int(contaminated.sum()))
         report.plots = self._plots(comparisons, modes)
+        report.logits = _logits(comparisons, found)
         return self._verdict(found, comparisons, contaminated)
 
     def _known(self, points: Mapping[str, Array]) -> dict[str, Array]:
@@ -145,12 +147,19 @@ class _Judgement:
                     return self._invalid_choice(found, layer, f"{ids} {problem}")
             if has_logits:
                 scores = scores_of(np.asarray(found[gate], np.float64), model.router.score_func)
-                if ids not in found:
+                if ids not in found and self._choice_is_clear(layer, found[gate]):
                     bias = oracle.bias(layer)
                     found[ids] = choose(scores, bias, model.router, model.numerics)[0]
-                if weights not in found:
+                if ids in found and weights not in found:
                     found[weights] = weights_of_chosen(found[ids], scores, model)
         return found
+
+    def _choice_is_clear(self, layer: int, logits: Array) -> bool:
+        """Whether a backend with these router logits can have chosen in one way only."""
+        scale = self.budget.scale(routing.deficit_key(layer, "added"))
+        scores = self.oracle.selection_scores(layer, logits)
+        margin = statistics.margins(scores, self.oracle.model.router.top_k)
+        return scale is not None and float(margin.min()) > scale
 
     def _invalid_choice(self, found: dict[str, Array], layer: int, text: str) -> dict[str, Array]:
         point = f"model.layers.{layer}.mlp.topk_ids"
@@ -256,6 +265,18 @@ class _Judgement:
         share = report.share_of_budget or 0.0
         report.reason = f"{len(report.points)} comparisons, {share:.2g} of the budget used"
         return report
+
+
+def _logits(comparisons: Comparisons, found: Mapping[str, Array]) -> LogitsResult | None:
+    for mode in ("replayed", "logits"):
+        expected = comparisons.expected.get((mode, "lm_head"))
+        if expected is not None:
+            logits = np.asarray(found["lm_head"], np.float64)
+            kl = statistics.kl_divergence(logits, expected)
+            rank = statistics.ranks(logits, expected)
+            same = int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum())
+            return LogitsResult(len(kl), float(kl.max()), float(kl.mean()), same, int(rank.max()))
+    return None
 
 
 def _modes(oracle: Oracle, found: Mapping[str, Array], replayable: bool) -> tuple[str, ...]:

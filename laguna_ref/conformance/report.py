@@ -70,6 +70,19 @@ class RoutingResult:
     """Layers whose weights do not add up to 1, where the config says they must."""
 
 
+@dataclass(frozen=True)
+class LogitsResult:
+    """How near the next-token distributions are."""
+
+    tokens: int
+    greatest_kl_nats: float
+    mean_kl_nats: float
+    same_top_token: int
+    """Tokens for which both rank the same one first."""
+    greatest_rank: int
+    """Of the oracle's top token in the backend's order; 0 is first."""
+
+
 @dataclass
 class Plots:
     """Arrays for the pages with plots; not part of the JSON."""
@@ -97,6 +110,7 @@ class Report:
     first_divergence: Divergence | None = None
     points: list[PointResult] = field(default_factory=list)
     routing: RoutingResult = field(default_factory=RoutingResult)
+    logits: LogitsResult | None = None
     mistakes: list[str] = field(default_factory=list)
     """Mistakes of the dump itself."""
     missing: list[str] = field(default_factory=list)
@@ -128,6 +142,7 @@ class Report:
             "first_divergence": first,
             "points": [_plain(asdict(point)) for point in self.points],
             "routing": asdict(self.routing),
+            "logits": None if self.logits is None else _plain(asdict(self.logits)),
             "laws": [],
             "judged_by": _plain(self.judged_by),
             "threshold_floor_units": _plain(self.threshold),

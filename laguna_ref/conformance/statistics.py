@@ -20,7 +20,8 @@ STATISTICS = {
     "kl": "sqrt(2 KL(expected || found)) of the next-token distribution, nats ** 0.5",
     "top1": "how far the oracle's logit of the backend's top token lies below its greatest, over"
     " the greatest magnitude; 0 where both agree",
-    "rank": "places by which the oracle's top token has sunk in the backend's order",
+    "overtaken": "how far the lowest of the tokens that overtake the oracle's top token lies below"
+    " it in the oracle's logits, over the greatest magnitude; 0 if its rank is the same",
     "deficit": "how far the least score chosen lies below the greatest score left out; 0 if the"
     " same experts are chosen",
     "sum": "how far the chosen experts' weights are from adding up to 1",
@@ -47,17 +48,25 @@ def of_vectors(found: Array, expected: Array) -> dict[str, Array]:
 
 
 def of_logits(found: Array, expected: Array) -> dict[str, Array]:
-    """kl, top1 and rank of every token: logits [T, V] twice -> float64 [T] each."""
+    """kl, top1 and overtaken of every token: logits [T, V] twice -> float64 [T] each."""
     f, e = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     rows = np.arange(len(e))
     ours, theirs = e.argmax(axis=1), f.argmax(axis=1)
     scale = np.maximum(np.abs(e).max(axis=1), TINY)
-    rank = (f > f[rows, ours][:, None]).sum(axis=1)
+    overtaking = np.where(f > f[rows, ours][:, None], e, np.inf).min(axis=1)
+    sunk = np.where(np.isfinite(overtaking), e[rows, ours] - overtaking, 0.0)
     return {
         "kl": np.sqrt(2 * kl_divergence(f, e)),
         "top1": (e[rows, ours] - e[rows, theirs]) / scale,
-        "rank": rank.astype(np.float64),
+        "overtaken": sunk / scale,
     }
+
+
+def ranks(found: Array, expected: Array) -> Array:
+    """Place of the oracle's top token in the backend's order, 0 for the first: int64 [T]."""
+    ours = np.asarray(expected).argmax(axis=1)
+    rank: Array = (found > found[np.arange(len(ours)), ours][:, None]).sum(axis=1)
+    return rank
 
 
 def kl_divergence(found: Array, expected: Array) -> Array:

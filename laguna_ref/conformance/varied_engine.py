@@ -42,8 +42,8 @@ class Manner:
     """``grouped``: summed in top-k order, one rounding; ``loop``: ascending experts, each
     addition rounded; ``reversed``: grouped, last choice first."""
     rope: str = "released"
-    """``released``: float32 angles; ``nudged``: some inverse frequencies one unit in the last
-    place off, as float32 powers are; ``exact``: float64 angles."""
+    """``released``: float32 angles; ``nudged``: inverse frequencies up to two units in the last
+    place off, as those are that Transformers computes in float32; ``exact``: float64 angles."""
     router: str = "rounded"
     """``rounded``: the router's product in the activations' type; ``float32``: kept as it is."""
     fold_scale: bool = False
@@ -105,8 +105,8 @@ class _Operations:
             angles = positions[:, None] * inv_freq
         else:
             single = inv_freq.astype(np.float32)
-            steps = self.sums.random.integers(-1, 2, single.shape)
-            nudged = np.nextafter(single, single * (1 + np.float32(0.5) * steps))
+            steps = self.sums.random.integers(-2, 3, single.shape).astype(np.float32)
+            nudged = single + steps * np.spacing(single)
             angles = (positions[:, None].astype(np.float32) * nudged).astype(np.float64)
         cos, sin = np.cos(angles), np.sin(angles)
         return scaled_table(cos, spec, numerics), scaled_table(sin, spec, numerics)
