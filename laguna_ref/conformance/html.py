@@ -19,15 +19,15 @@ def page(report: Report) -> str:
     try:
         import jinja2
         from markupsafe import Markup
-        import matplotlib as _  # so that the message comes before any work
+
+        from laguna_ref.conformance.plots import plots_of
+
+        plots = [(caption, Markup(svg)) for caption, svg in plots_of(report)]
     except ImportError as problem:
         raise MissingExtraError(
             f"{problem.name} is not installed", expected="pip install 'laguna-ref[report]'"
         ) from problem
-    from laguna_ref.conformance.plots import plots_of
-
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
-    plots = [(caption, Markup(svg)) for caption, svg in plots_of(report)]
     text: str = template.render(report=report, first=report.first_divergence, plots=plots)
     return text
