@@ -328,3 +328,7 @@ KL_BY_DEFINITION = 1e-9
 KL_BY_VARIANCE = 1e-5
 """Relative, of half the variance of a difference of 1e-6: the next term is the third cumulant,
 1e-6 of it, and logits of size one hold such a difference to 1e-10."""
+
+FLOAT64_REORDERED = FLOAT32_INNER_ERROR * 2.0**-29
+"""Of a value's scale, between two float64 runs that add in other orders: what float32 runs may
+show, in the units of float64's last place."""

@@ -101,8 +101,11 @@ def dump_of(model: laguna_ref.Laguna, tokens: tuple[int, ...], **meta: Any) -> D
 def budget_of(
     precision: str, count: int, runs: int, kv_cache: str = "checkpoint", seed: int = 0
 ) -> Budget:
-    tokens = prompt(count)
-    return measure(
-        tiny(kv_cache), np.array(tokens), np.arange(count), PRESETS[precision],
-        runs=runs, seed=seed,
-    )  # fmt: skip
+    return budget_for(tiny(kv_cache), prompt(count), precision, runs, seed)
+
+
+def budget_for(
+    model: laguna_ref.Laguna, tokens: tuple[int, ...], precision: str, runs: int, seed: int = 0
+) -> Budget:
+    places = np.arange(len(tokens))
+    return measure(model, np.array(tokens), places, PRESETS[precision], runs=runs, seed=seed)
