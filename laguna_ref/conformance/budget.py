@@ -9,13 +9,15 @@ that a whole report, whatever it compares, accuses a legal run with a known chan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from laguna_ref.conformance.comparisons import MODES, Comparisons, Key, Oracle, compare
+from laguna_ref.conformance.inputs import CaseLike
 from laguna_ref.conformance.matrices import Matrices
 from laguna_ref.conformance.precision import Precision
 from laguna_ref.conformance.replay import run
@@ -64,12 +66,9 @@ class Budget:
         at = self._places.get(key)
         return None if at is None else float(self.scales[at])
 
-    @property
+    @cached_property
     def _places(self) -> dict[Key, int]:
-        if "_index" not in self.__dict__:
-            object.__setattr__(self, "_index", {key: at for at, key in enumerate(self.keys)})
-        index: dict[Key, int] = self.__dict__["_index"]
-        return index
+        return {key: at for at, key in enumerate(self.keys)}
 
     def run_maxima(self, modes: Iterable[str]) -> Array:
         """Greatest scaled comparison of each held-out run over the given modes, [runs]."""
@@ -82,19 +81,28 @@ class Budget:
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Arrays and JSON metadata, from which ``from_arrays`` makes it again."""
-        arrays = {
+        points = list(dict.fromkeys(key.point for key in self.keys))
+        statistics = list(dict.fromkeys(key.statistic for key in self.keys))
+        place = {name: at for at, name in enumerate(points)}
+        keys = [
+            (MODES.index(key.mode), place[key.point], statistics.index(key.statistic))
+            for key in self.keys
+        ]
+        arrays: dict[str, Array] = {
+            "keys": np.array(keys, dtype=np.int16).reshape(-1, 3),
             "scales": self.scales.astype(np.float32),
             "maxima": self.maxima.astype(np.float32),
             "flips": self.flips.astype(np.float32),
             "contaminated": self.contaminated.astype(np.float32),
         }
-        meta = {
+        meta: dict[str, Any] = {
             "schema": SCHEMA,
             "precision": self.precision.to_json(),
             "runs": self.runs,
             "seed": self.seed,
             "modes": list(MODES),
-            "keys": _packed(self.keys),
+            "points": points,
+            "statistics": statistics,
         }
         return arrays, meta
 
@@ -105,7 +113,10 @@ class Budget:
             raise ValueError(f"a budget of schema {meta.get('schema')}, expected {SCHEMA}")
         return cls(
             Precision.from_json(meta["precision"]),
-            _unpacked(meta["keys"]),
+            tuple(
+                Key(MODES[mode], meta["points"][point], meta["statistics"][statistic])
+                for mode, point, statistic in np.asarray(arrays["keys"]).tolist()
+            ),
             np.asarray(arrays["scales"], np.float64),
             np.asarray(arrays["maxima"], np.float64),
             np.asarray(arrays["flips"], np.float64),
@@ -239,6 +250,34 @@ def threshold_of(maxima: Array, rate: float = FALSE_ALARM_RATE) -> Threshold:
     )
 
 
+def joint_threshold(
+    budgets: Sequence[Budget], modes: Iterable[str], rate: float = FALSE_ALARM_RATE
+) -> Threshold:
+    """For a set of cases judged together: the rate is that of accusing a legal backend at all.
+
+    Each run of a budget is the same variation in every case, so the greatest of all cases is one
+    number a run. Raises ValueError for budgets of other seeds, runs or precisions.
+    """
+    of_set = {(budget.seed, budget.runs, budget.precision) for budget in budgets}
+    if len(of_set) != 1:
+        raise ValueError(f"budgets of one set must share seeds, runs and precision, not {of_set}")
+    modes = tuple(modes)
+    return threshold_of(np.max([budget.run_maxima(modes) for budget in budgets], axis=0), rate)
+
+
+def for_golden(
+    precision: Precision, runs: int = DEFAULT_RUNS, seed: int = 0
+) -> Callable[[Laguna, CaseLike], tuple[dict[str, Array], dict[str, Any]]]:
+    """What measures the budget of a case while its golden is made: model, case -> arrays, JSON."""
+
+    def of_case(model: Laguna, case: CaseLike) -> tuple[dict[str, Array], dict[str, Any]]:
+        tokens = np.asarray(case.tokens, dtype=np.int64)
+        places = np.arange(len(tokens)) if case.positions is None else np.asarray(case.positions)
+        return measure(model, tokens, places, precision, runs=runs, seed=seed).to_arrays()
+
+    return of_case
+
+
 def _upper_rate(n: int, above: int, confidence: float = 0.95) -> float:
     """The rate p at which fewer than ``above`` of n runs at or beyond it have chance 5 %."""
     low, high = 0.0, 1.0
@@ -247,11 +286,3 @@ def _upper_rate(n: int, above: int, confidence: float = 0.95) -> float:
         fewer = sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(above))
         low, high = (p, high) if fewer > 1 - confidence else (low, p)
     return high
-
-
-def _packed(keys: tuple[Key, ...]) -> list[list[str]]:
-    return [list(key) for key in keys]
-
-
-def _unpacked(raw: list[list[str]]) -> tuple[Key, ...]:
-    return tuple(Key(*each) for each in raw)

@@ -10,6 +10,7 @@ import numpy as np
 
 from laguna_ref.conformance.inputs import DumpLike, GoldenLike
 from laguna_ref.conformance.precision import Precision, precision_by_name
+from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 
 NO_EFFECT = frozenset(
@@ -64,6 +65,18 @@ def _contradiction(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str
                 return found
         elif mine != other:
             return f"another config: {path}{key} is {other!r}, the model's is {mine!r}"
+    return None
+
+
+def other_semantics(golden: GoldenLike, model: Laguna) -> str | None:
+    """How the oracle given differs from the one that made the golden, or None."""
+    made = golden.settings.get("dequant")
+    if made is not None and made != model.numerics.dequant:
+        return f"the golden was made with dequant {made}, the model has {model.numerics.dequant}"
+    layers = golden.settings.get("kv_cache_fp8_layers")
+    found = [index for index, stored in enumerate(model.kv_formats) if stored.fp8]
+    if layers is not None and list(layers) != found:
+        return f"the golden's cache has {len(layers)} FP8 layers, the model's {len(found)}"
     return None
 
 

@@ -37,12 +37,14 @@ def judge(
     *,
     model: Laguna | None = None,
     false_alarm_rate: float = FALSE_ALARM_RATE,
+    threshold: Threshold | None = None,
 ) -> Report:
     """Holds what a backend computed against the oracle, by the golden's budget.
 
     ``model`` is the oracle of the golden's checkpoint, for replay and added error; without it
-    only what the golden itself holds is compared. Raises InputError for a precision nobody knows
-    and ValueError for a budget of another schema.
+    only what the golden itself holds is compared. ``threshold``: that of a set of cases judged
+    together (``budget.joint_threshold``), instead of this case's own. Raises InputError for a
+    precision nobody knows and ValueError for a budget of another schema.
     """
     report = _empty(golden, dump)
     problem = guards.other_prompt(golden, dump)
@@ -50,6 +52,8 @@ def judge(
     if problem is None and raw is not None:
         problem = guards.other_config(raw, dump)
     points = points_of(dump)
+    if problem is None and model is not None:
+        problem = guards.other_semantics(golden, model)
     if problem is None and not points:
         problem = "nothing to compare: the dump holds no trace point"
     if problem is None and golden.budget_meta is None:
@@ -69,14 +73,14 @@ def judge(
     if bad is not None:
         return _no_number(report, bad, points)
     if model is None:
-        return _without_model(golden, points, budget, report, false_alarm_rate)
+        return _without_model(golden, points, budget, report, false_alarm_rate, threshold)
     _, at = logits_of(golden)
     truth = truth_of(model, budget.precision, Matrices())
     oracle = Oracle(
         truth, np.asarray(golden.case.tokens), guards.positions_of(golden),
         None if at is None else np.asarray(at),
     )  # fmt: skip
-    return _Judgement(oracle, budget, report, false_alarm_rate).of(points)
+    return _Judgement(oracle, budget, report, false_alarm_rate, threshold).of(points)
 
 
 @dataclass
@@ -87,6 +91,7 @@ class _Judgement:
     budget: Budget
     report: Report
     rate: float
+    given: Threshold | None
     threshold: Threshold = field(init=False)
 
     def of(self, points: dict[str, Array]) -> Report:
@@ -97,7 +102,7 @@ class _Judgement:
             return report
         replayable = has_routing(oracle, found)
         modes = _modes(oracle, found, replayable)
-        self.threshold = self.budget.threshold(modes, self.rate)
+        self.threshold = self.given or self.budget.threshold(modes, self.rate)
         found = self._mended(found, replayable)
         comparisons = compare(oracle, found, modes)
         units = self.threshold.floor_units
@@ -286,8 +291,9 @@ def _modes(oracle: Oracle, found: Mapping[str, Array], replayable: bool) -> tupl
 
 
 def _without_model(
-    golden: GoldenLike, points: dict[str, Array], budget: Budget, report: Report, rate: float
-) -> Report:
+    golden: GoldenLike, points: dict[str, Array], budget: Budget, report: Report, rate: float,
+    given: Threshold | None,
+) -> Report:  # fmt: skip
     """Only the golden's own arrays: free comparisons, nothing replayed."""
     report.left_out.append("replay, added error and mistakes of the dump: no model was given")
     logits, at = logits_of(golden)
@@ -309,7 +315,7 @@ def _without_model(
             )
             continue
         comparisons.vectors(mode, point, np.asarray(array), wanted)
-    threshold = budget.threshold(modes, rate)
+    threshold = given or budget.threshold(modes, rate)
     report.threshold = threshold.floor_units
     report.judged_by |= {"false_alarm_rate": threshold.rate, "modes": list(modes)}
     contaminated = routing.contaminated(budget)

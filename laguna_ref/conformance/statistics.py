@@ -40,11 +40,12 @@ def of_vectors(found: Array, expected: Array) -> dict[str, Array]:
     sideways = np.maximum(square - longer * longer, 0.0)
     greatest = np.maximum(difference.max(axis=1), -difference.min(axis=1))
     magnitude = np.maximum(e.max(axis=1), -e.min(axis=1))
-    return {
-        "l2": np.sqrt(square) / np.maximum(length_e, TINY),
-        "greatest": greatest / np.maximum(magnitude, TINY),
-        "angle": np.sqrt(sideways / np.maximum(length_f * length_e, TINY)),
-    }
+    with np.errstate(over="ignore"):  # of a vector that should be zero, any error is infinite
+        return {
+            "l2": np.sqrt(square) / np.maximum(length_e, TINY),
+            "greatest": greatest / np.maximum(magnitude, TINY),
+            "angle": np.sqrt(sideways / np.maximum(length_f * length_e, TINY)),
+        }
 
 
 def of_logits(found: Array, expected: Array) -> dict[str, Array]:

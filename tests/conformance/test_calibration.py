@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from laguna_ref.conformance.budget import (
     FALSE_ALARM_RATE,
     Budget,
     Prompt,
+    joint_threshold,
     maxima_of,
     measure,
     threshold_of,
@@ -76,6 +78,16 @@ def test_what_runs_are_worth() -> None:
     assert enough.rate <= FALSE_ALARM_RATE
     assert enough.confident_rate == pytest.approx(1 - 0.05 ** (1 / 100))
     assert threshold_of(random.random(300)).confident_rate <= FALSE_ALARM_RATE
+
+
+def test_cases_judged_together_have_one_threshold() -> None:
+    one, two = budget_of("float32", 8, 60), budget_of("float32", 24, 60)
+    joint = joint_threshold([one, two], MODES)
+    assert joint.rate == one.threshold(MODES).rate
+    alone = [budget.threshold(MODES).floor_units for budget in (one, two)]
+    assert joint.floor_units == max(alone)  # thirty runs: the greatest of each
+    with pytest.raises(ValueError, match="share seeds"):
+        joint_threshold([one, replace(two, seed=7)], MODES)
 
 
 def test_a_budget_survives_its_arrays() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,19 @@ import pytest
 from rich.console import Console
 
 from laguna_ref.conformance.judge import judge
+from laguna_ref.conformance.matrices import Matrices
+from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.conformance.report import Report
-from tests.conformance.samples import Dump, Golden, tiny
+from laguna_ref.conformance.variations import draw, varied
+from tests.conformance.samples import (
+    Dump,
+    Golden,
+    budget_of,
+    dump_of,
+    golden_of,
+    prompt,
+    tiny,
+)
 
 
 def judged(golden: Golden, dump: Dump) -> Report:
@@ -86,6 +97,13 @@ def test_another_config_is_inconclusive(golden: Golden, dump: Dump) -> None:
 def test_another_precision_is_inconclusive(golden: Golden, dump: Dump) -> None:
     report = judged(golden, replace(dump, meta={"precision": "bfloat16"}))
     assert report.verdict == "inconclusive"
+
+
+def test_an_oracle_of_other_semantics_is_inconclusive(golden: Golden, dump: Dump) -> None:
+    for settings in ({"dequant": "bf16"}, {"dequant": "exact", "kv_cache_fp8_layers": [0]}):
+        report = judged(replace(golden, settings=settings), dump)
+        assert report.verdict == "inconclusive"
+        assert "golden" in report.reason
 
 
 def test_a_golden_without_a_budget_is_inconclusive(golden: Golden, dump: Dump) -> None:
@@ -184,6 +202,39 @@ def test_a_mistake_does_not_hide_a_divergence(golden: Golden, dump: Dump) -> Non
 
 
 # Routing
+
+
+def test_a_flip_inside_the_noise_is_excused_and_what_follows_is_replayed() -> None:
+    tokens = prompt(24)
+    model = tiny("float")
+    budget = budget_of("bfloat16", 24, 60, "float")
+    golden = golden_of(tiny("float", "float64"), tokens, budget)
+    excused = 0
+    for seed in range(500, 506):
+        legal = varied(model, draw(PRESETS["bfloat16"], seed), Matrices())
+        report = judge(golden, dump_of(legal, tokens), model=model)
+        assert report.verdict == "conforming", report.reason
+        assert report.routing.violations == 0
+        excused += report.routing.excused
+    assert excused > 0
+
+
+def test_logits_of_chosen_tokens_only(golden: Golden, dump: Dump) -> None:
+    """As for a long case: the token named is its place in the prompt."""
+
+    @dataclass(frozen=True)
+    class SomeLogits:
+        at: tuple[int, ...]
+        full: Any
+
+    at = (3, 11, 20)
+    some = replace(golden, logits=SomeLogits(at, golden.logits[list(at)]))
+    few = dump.changed(lm_head=dump.points["lm_head"][list(at)])
+    assert judged(some, few).verdict == "conforming"
+    few.points["lm_head"][1] *= 1.01
+    report = judged(some, few)
+    assert report.first_divergence is not None
+    assert (report.first_divergence.point, report.first_divergence.token) == ("lm_head", 11)
 
 
 def test_a_choice_by_a_margin_outside_the_noise_is_a_violation(golden: Golden, dump: Dump) -> None:
