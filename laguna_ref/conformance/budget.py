@@ -241,10 +241,14 @@ def floor_of(key: Key, precision: Precision) -> float:
 
 
 def threshold_of(maxima: Array, rate: float = FALSE_ALARM_RATE) -> Threshold:
-    """The order statistic of held-out maxima that a further legal run exceeds at ``rate``."""
-    n = len(maxima)
-    k = min(n, math.ceil((n + 1) * (1 - rate)))
-    above = n - k + 1
+    """The least order statistic of held-out maxima that keeps ``rate`` with 95 % confidence.
+
+    Where there are too few runs for that (299 for 1 %), the greatest of them.
+    """
+    n, above = len(maxima), 1
+    while above < n and _upper_rate(n, above + 1) <= rate:
+        above += 1
+    k = n - above + 1
     return Threshold(
         float(np.sort(maxima)[k - 1]), max(0.0, 1 - k / (n + 1)), _upper_rate(n, above)
     )
