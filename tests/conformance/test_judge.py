@@ -12,10 +12,8 @@ import pytest
 from rich.console import Console
 
 from laguna_ref.conformance.judge import judge
-from laguna_ref.conformance.matrices import Matrices
-from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.conformance.report import Report
-from laguna_ref.conformance.variations import draw, varied
+from laguna_ref.load import load
 from tests.conformance.samples import (
     Dump,
     Golden,
@@ -204,23 +202,17 @@ def test_a_mistake_does_not_hide_a_divergence(golden: Golden, dump: Dump) -> Non
 # Routing
 
 
-def test_a_flip_inside_the_noise_is_excused_and_what_follows_is_replayed() -> None:
+def test_flips_inside_the_noise_are_excused_and_what_follows_is_replayed() -> None:
+    """A run as released: thirty runs held out would accuse one noisier run in thirty."""
     tokens = prompt(24)
-    model = tiny("float")
+    model = load(engine="numpy", numerics="bfloat16", dequant="exact", kv_cache="float")
     budget = budget_of("bfloat16", 24, 60, "float")
     golden = golden_of(tiny("float", "float64"), tokens, budget)
-    reports = (
-        judge(
-            golden,
-            dump_of(varied(model, draw(PRESETS["bfloat16"], seed), Matrices()), tokens),
-            model=model,
-        )
-        for seed in range(500, 520)
-    )
-    flipped = next(report for report in reports if report.routing.excused)
-    assert flipped.verdict == "conforming", flipped.reason
-    assert flipped.routing.violations == 0
-    assert "replayed" in flipped.judged_by["modes"]
+    report = judge(golden, dump_of(model, tokens), model=model)
+    assert report.routing.excused > 0
+    assert report.routing.violations == 0
+    assert "replayed" in report.judged_by["modes"]
+    assert report.verdict == "conforming", report.reason
 
 
 def test_logits_of_chosen_tokens_only(golden: Golden, dump: Dump) -> None:
