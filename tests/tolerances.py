@@ -344,3 +344,20 @@ def quantisation_error(ratio: ArrayLike, bits: int) -> np.ndarray:
     """
     rounding = 2.0**-8 * np.abs(np.asarray(ratio, dtype=np.float64))
     return 0.5 + rounding + 0.5 + 2.0**-9 * 2 ** (bits - 1)
+
+
+# Conformance (tests/conformance).
+
+ANGLE_BY_COSINE = 1e-6
+"""Relative, of an angle of 1e-3 had from its cosine: 1 - cos is 5e-7 and keeps nine digits."""
+
+KL_BY_DEFINITION = 1e-9
+"""Relative, of a divergence of 1e-4 or more: sums of 30 terms of size one, to 1e-15."""
+
+KL_BY_VARIANCE = 1e-5
+"""Relative, of half the variance of a difference of 1e-6: the next term is the third cumulant,
+1e-6 of it, and logits of size one hold such a difference to 1e-10."""
+
+FLOAT64_REORDERED = FLOAT32_INNER_ERROR * 2.0**-29
+"""Of a value's scale, between two float64 runs that add in other orders: what float32 runs may
+show, in the units of float64's last place."""

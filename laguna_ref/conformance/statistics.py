@@ -1,0 +1,107 @@
+"""How far an array of a backend is from the oracle's, one number a token.
+
+All statistics are linear in a small error, so that floor units mean the same for each: cosine
+is given as the angle, Kullback-Leibler divergence as the root of twice its value.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from laguna_ref.numerics import Array
+
+TINY = np.finfo(np.float64).tiny
+
+STATISTICS = {
+    "l2": "length of the difference over length of the expected vector, greatest of all tokens",
+    "rms": "root mean square of l2 over the tokens",
+    "greatest": "greatest difference over greatest magnitude expected, greatest of all tokens",
+    "angle": "2 sin(angle / 2) between both vectors, radians when small, greatest of all tokens",
+    "kl": "sqrt(2 KL(expected || found)) of the next-token distribution, nats ** 0.5",
+    "top1": "how far the oracle's logit of the backend's top token lies below its greatest, over"
+    " the greatest magnitude; 0 where both agree",
+    "overtaken": "how far the lowest of the tokens that overtake the oracle's top token lies below"
+    " it in the oracle's logits, over the greatest magnitude; 0 if its rank is the same",
+    "deficit": "how far the least score chosen lies below the greatest score left out; 0 if the"
+    " same experts are chosen",
+    "sum": "how far the chosen experts' weights are from adding up to 1",
+}
+
+
+def of_vectors(found: Array, expected: Array) -> dict[str, Array]:
+    """l2, greatest and angle of every token: [T, ...] twice -> float64 [T] each."""
+    f = np.asarray(found, np.float64).reshape(len(found), -1)
+    e = np.asarray(expected, np.float64).reshape(len(expected), -1)
+    difference = f - e
+    square = np.einsum("tn,tn->t", difference, difference)
+    length_f = np.sqrt(np.einsum("tn,tn->t", f, f))
+    length_e = np.sqrt(np.einsum("tn,tn->t", e, e))
+    longer = length_f - length_e
+    sideways = np.maximum(square - longer * longer, 0.0)
+    greatest = np.maximum(difference.max(axis=1), -difference.min(axis=1))
+    magnitude = np.maximum(e.max(axis=1), -e.min(axis=1))
+    with np.errstate(over="ignore"):  # of a vector that should be zero, any error is infinite
+        return {
+            "l2": np.sqrt(square) / np.maximum(length_e, TINY),
+            "greatest": greatest / np.maximum(magnitude, TINY),
+            "angle": np.sqrt(sideways / np.maximum(length_f * length_e, TINY)),
+        }
+
+
+def of_logits(found: Array, expected: Array) -> dict[str, Array]:
+    """kl, top1 and overtaken of every token: logits [T, V] twice -> float64 [T] each."""
+    f, e = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    rows = np.arange(len(e))
+    ours, theirs = e.argmax(axis=1), f.argmax(axis=1)
+    scale = np.maximum(np.abs(e).max(axis=1), TINY)
+    overtaking = np.where(f > f[rows, ours][:, None], e, np.inf).min(axis=1)
+    sunk = np.where(np.isfinite(overtaking), e[rows, ours] - overtaking, 0.0)
+    return {
+        "kl": np.sqrt(2 * kl_divergence(f, e)),
+        "top1": (e[rows, ours] - e[rows, theirs]) / scale,
+        "overtaken": sunk / scale,
+    }
+
+
+def ranks(found: Array, expected: Array) -> Array:
+    """Place of the oracle's top token in the backend's order, 0 for the first: int64 [T]."""
+    ours = np.asarray(expected).argmax(axis=1)
+    rank: Array = (found > found[np.arange(len(ours)), ours][:, None]).sum(axis=1)
+    return rank
+
+
+def kl_divergence(found: Array, expected: Array) -> Array:
+    """KL(softmax(expected) || softmax(found)) in nats, [T]; exact for small differences too.
+
+    With d = found - expected, it is log E[exp(d - E d)] under the expected distribution, which
+    has no cancellation when d is small.
+    """
+    f, e = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    p = np.exp(e - e.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    d = f - e
+    d = d - np.einsum("tv,tv->t", p, d)[:, None]
+    top = np.maximum(d.max(axis=1, keepdims=True), 0.0)
+    small = top[:, 0] < 1.0  # beyond that exp(d) - 1 - d may overflow, and nothing cancels
+    series = np.einsum("tv,tv->t", p, np.expm1(np.where(small[:, None], d, 0.0)))
+    direct = top[:, 0] + np.log(np.einsum("tv,tv->t", p, np.exp(d - top)))
+    divergence: Array = np.where(small, np.log1p(np.maximum(series, 0.0)), direct)
+    return np.asarray(np.maximum(divergence, 0.0))
+
+
+def deficits(scores: Array, ids: Array) -> Array:
+    """How far a choice falls short of the best by these scores [T, E], float64 [T]."""
+    chosen = np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(chosen, ids.astype(np.int64), True, axis=1)
+    least = np.where(chosen, scores, np.inf).min(axis=1)
+    left_out = np.where(chosen, -np.inf, scores).max(axis=1)
+    return np.asarray(np.maximum(left_out - least, 0.0))
+
+
+def margins(scores: Array, top_k: int) -> Array:
+    """How far the K-th score stands above the K+1-th, [T]; infinite if all are chosen."""
+    if top_k == scores.shape[1]:
+        return np.full(len(scores), np.inf)
+    ordered = np.sort(scores, axis=1)[:, ::-1]
+    margin: Array = ordered[:, top_k - 1] - ordered[:, top_k]
+    return margin
