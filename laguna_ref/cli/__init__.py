@@ -2,7 +2,8 @@
 
 One command a file, named after it; a command's module is imported when the command is asked
 for, and imports what it needs when it runs. Results go to stdout, progress and notes to stderr.
-Exit codes: 0 fine, 2 bad usage or input, 130 interrupted, 141 whoever read stdout went away.
+Exit codes: 0 fine, 1 a check that failed, 2 bad usage or input, 3 inconclusive, 130 interrupted,
+141 whoever read stdout went away.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import click
 
+from laguna_ref.cli.allocator import keep_freed_memory
 from laguna_ref.cli.errors import run
 
 COMMANDS = ("generate", "logits", "inspect", "trace", "synth", "golden", "bench")
@@ -60,3 +62,4 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 def main() -> None:
     """Reference implementation and test oracle for poolside's Laguna XS.2."""
+    keep_freed_memory()

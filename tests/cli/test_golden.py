@@ -1,4 +1,4 @@
-"""laguna-ref golden: make, show and verify."""
+"""laguna-ref golden: make, show, verify and compare."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 
+from laguna_ref import Recorder, load
 from laguna_ref.cli import main
 from laguna_ref.golden import read_golden
 from laguna_ref.golden.golden_file import results_of, write_golden
@@ -192,3 +195,44 @@ def test_verify_refuses_another_models_goldens(run: Run, made: Path) -> None:
 def test_a_model_alone_is_nothing_to_verify(run: Run, model: Path) -> None:
     result = run("golden", "verify", "--model", model, code=2)
     assert "--model needs golden files" in result.stderr
+
+
+def dump_of(folder: Path, model: Path, tokens: tuple[int, ...], **changes: float) -> Path:
+    """What the plain engine computes in float32, as a porter would hand it in."""
+    recorder = Recorder()
+    load(model, engine="numpy")(tokens, trace=recorder)
+    points = {name: np.ascontiguousarray(recorder[name]) for name in recorder}
+    for name, factor in changes.items():
+        point = next(p for p in points if p.endswith(name))
+        points[point] = points[point] * np.float32(factor)
+    places = np.arange(len(tokens), dtype=np.int64)
+    path = folder / "dump.safetensors"
+    save_file({"tokens": np.array(tokens, np.int64), "positions": places, **points}, path)
+    return path
+
+
+def test_compare(run: Run, model: Path, cases: Path, tmp_path: Path) -> None:
+    """Conforming, diverging, and without a budget inconclusive: the verdict is the exit code."""
+    asked = ("--model", model, "--cases", cases, "--only", "short", *ENGINE)
+    run("golden", "make", *asked, "--out", tmp_path, "--budget", "float32", "--runs", 60)
+    golden, html = tmp_path / "short.safetensors", tmp_path / "report.html"
+    dump = dump_of(tmp_path, model, (2, 70, 71))
+    result = run("golden", "compare", golden, dump, "--model", model, "--json", "--html", html)
+    found = json.loads(result.stdout)
+    assert found["verdict"] == "conforming", found["reason"]
+    assert html.read_text("utf-8").lower().startswith("<!doctype html>")
+
+    dump = dump_of(tmp_path, model, (2, 70, 71), **{"1.self_attn.q_norm": 1.01})
+    result = run("golden", "compare", golden, dump, "--model", model, "--json", code=1)
+    assert json.loads(result.stdout)["first_divergence"]["point"].endswith("1.self_attn.q_norm")
+    assert "q_norm" in run("golden", "compare", golden, dump, "--model", model, code=1).stdout
+
+    run("golden", "make", *asked, "--out", tmp_path / "bare")
+    golden = tmp_path / "bare" / "short.safetensors"
+    result = run("golden", "compare", golden, dump, "--model", model, "--json", code=3)
+    assert json.loads(result.stdout)["verdict"] == "inconclusive"
+
+
+def test_an_unknown_precision(run: Run, model: Path, cases: Path, tmp_path: Path) -> None:
+    asked = ("--model", model, "--cases", cases, "--out", tmp_path / "out", "--budget", "float8")
+    assert "float32 or bfloat16" in run("golden", "make", *asked, code=2).stderr

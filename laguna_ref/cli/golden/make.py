@@ -15,6 +15,7 @@ from laguna_ref.errors import InputError
 if TYPE_CHECKING:
     from laguna_ref.cli.output import Progress
     from laguna_ref.golden.cases import Case
+    from laguna_ref.golden.golden import Budget
     from laguna_ref.golden.jobs import Done, Job
 
 
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="FOLDER",
     help="Where to; made if need be. Cases that are complete there are not computed again.",
+)  # fmt: skip
+@click.option(
+    "--budget", metavar="PRECISION",
+    help="Also measure the noise that a backend of this precision may show: float32, bfloat16, "
+    "bfloat16+fp8-kv, f16-kv or int8. golden compare judges by it.",
+)  # fmt: skip
+@click.option(
+    "--runs", type=click.IntRange(min=4), default=200, show_default=True,
+    help="Legal variations of a case that its budget is measured by (docs/numerics.md).",
 )  # fmt: skip
 @click.option("--only", multiple=True, metavar="NAME", help="Case to compute; may be repeated.")
 @click.option(
@@ -49,6 +59,8 @@ def make(
     options: ModelOptions,
     cases_file: Path | None,
     out: Path,
+    budget: str | None,
+    runs: int,
     only: tuple[str, ...],
     overwrite: bool,
     scheduler: str,
@@ -76,7 +88,7 @@ def make(
         threads=options.threads,
         ignore_config_keys=options.ignore_config_key,
     )
-    jobs = jobs_for(spec, cases, out, overwrite=overwrite)
+    jobs = jobs_for(spec, cases, out, overwrite=overwrite, budget=_budget(budget, runs))
     total = sum(len(case.tokens) for case in cases)
     done: list[Done] = []
     with progress("golden", unit="tokens") as bar:
@@ -89,6 +101,15 @@ def make(
         else:
             done += _one_after_another(jobs, bar, total)
     _report(done, options.as_json)
+
+
+def _budget(precision: str | None, runs: int) -> Budget | None:
+    if precision is None:
+        return None
+    from laguna_ref.conformance.budget import for_golden
+    from laguna_ref.conformance.precision import precision_by_name
+
+    return for_golden(precision_by_name(precision), runs)
 
 
 def _chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
