@@ -49,7 +49,8 @@ def layer_weights(layer: int, part: str, **changes: Any) -> Callable[[Model], Mo
         new = {k: v(getattr(inner, k)) if callable(v) else v for k, v in changes.items()}
         changed = replace(inner, **new)
         layers = list(result.weights.layers)
-        layers[layer] = replace(old, **{part: changed}) if part else changed
+        whole: Any = {part: changed}
+        layers[layer] = replace(old, **whole) if part else changed
         result.weights = replace(result.weights, layers=tuple(layers))
         return result
 
