@@ -10,7 +10,7 @@ chunks, rings or tiles, so none of them can show:
   ``j mod 8``, in order;
 - in a segment, the weighted sum of values runs over blocks of 64 absolute positions, in order,
   each block summed by itself in order of position; a key that is not visible has weight exactly
-  zero and its value is not read;
+  zero (the cache holds nothing that is not finite);
 - the weighted sum is divided by that of the exponentials at the end.
 
 Where probabilities are rounded (bfloat16 numerics) there is one maximum, over all visible keys,
@@ -105,7 +105,10 @@ def put(values, sums, normalised, places, width, round_output, out):
 def merge(tops, sums, values, segment_tops, segment_sums, segment_values, width):
     """A segment's sums to those of the segments before it, both relative to one maximum."""
     for i in range(len(tops)):
-        if segment_tops[i] == -np.inf:  # nothing seen: not even a rounding may show
+        if segment_sums[i] == 0:  # nothing seen: not even a rounding may show
+            continue
+        if not segment_tops[i] > -np.inf:  # scores that are no numbers, whose maximum means nothing
+            sums[i] = np.nan
             continue
         top = max(tops[i], segment_tops[i])
         before = vector_math.exp(splat(tops[i] - top))

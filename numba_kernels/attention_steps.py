@@ -96,7 +96,8 @@ def find_exponentials(lows, highs, first, last, scores, begin, span, tops, sums)
             continue
         start, stop = low // 8 * 8, (high + 7) // 8 * 8
         scores[at + first : at + start] = 0
-        top = splat(tops[i])
+        # Where there is no maximum, scores of minus infinity still come to zero.
+        top = splat(tops[i] if tops[i] > -np.inf else scores.dtype.type(0))
         lanes = zeros(top)
         both_tops, many = both(top), start + (stop - start) // 16 * 16
         for p in range(start, many, 16):

@@ -79,6 +79,7 @@ def greatest_of_row(x, rows, width, count, places):
     """
     chunk = rows_a_task(width)
     for task in prange((rows + chunk - 1) // chunk):
+        mode = exact_floats()  # comparing flushes denormals too
         for row in range(task * chunk, min(rows, (task + 1) * chunk)):
             numbers = x[row * width : (row + 1) * width]
             chosen = places[row * count : (row + 1) * count]
@@ -91,3 +92,4 @@ def greatest_of_row(x, rows, width, count, places):
                     filled = min(filled + 1, count)
                     chosen[spot + 1 : filled] = chosen[spot : filled - 1].copy()
                     chosen[spot] = k
+        restore_floats(mode)

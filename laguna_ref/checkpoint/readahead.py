@@ -5,7 +5,7 @@ lies around it, as much as the device's read-ahead (8 MB on some machines). A ro
 XS.2 is 1.5 MB: its neighbours are read for nothing, and each thread waits for one read at a time.
 Asked beforehand, the system reads what is needed and nothing else, all of it at once.
 
-Linux only. Elsewhere nothing is asked for and nothing is known: pages come when touched.
+Where the system has MADV_WILLNEED. Elsewhere nothing is asked for: pages come when touched.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT = 1 << 30
+KEPT, KEPT_BY_OLD_GLIBC = 1 << 30, 32 << 20
 """Bytes; greater arrays, and more than that unused at the end of the heap, are given back."""
 
 
@@ -23,5 +23,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library
         return
-    mallopt(M_MMAP_THRESHOLD, KEPT)
-    mallopt(M_TRIM_THRESHOLD, KEPT)
+    # Without the first, the second would make every array of 128 KB a mapping of its own.
+    if mallopt(M_MMAP_THRESHOLD, KEPT) or mallopt(M_MMAP_THRESHOLD, KEPT_BY_OLD_GLIBC):
+        mallopt(M_TRIM_THRESHOLD, KEPT)

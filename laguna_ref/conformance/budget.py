@@ -9,7 +9,7 @@ that a whole report, whatever it compares, accuses a legal run with a known chan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -269,17 +269,32 @@ def joint_threshold(
     return threshold_of(np.max([budget.run_maxima(modes) for budget in budgets], axis=0), rate)
 
 
-def for_golden(
-    precision: Precision, runs: int = DEFAULT_RUNS, seed: int = 0
-) -> Callable[[Laguna, CaseLike], tuple[dict[str, Array], dict[str, Any]]]:
+@dataclass(frozen=True)
+class ForGolden:
     """What measures the budget of a case while its golden is made: model, case -> arrays, JSON."""
 
-    def of_case(model: Laguna, case: CaseLike) -> tuple[dict[str, Array], dict[str, Any]]:
+    precision: Precision
+    runs: int = DEFAULT_RUNS
+    seed: int = 0
+
+    def __call__(self, model: Laguna, case: CaseLike) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Measures; see ``Budget.to_arrays``."""
         tokens = np.asarray(case.tokens, dtype=np.int64)
         places = np.arange(len(tokens)) if case.positions is None else np.asarray(case.positions)
-        return measure(model, tokens, places, precision, runs=runs, seed=seed).to_arrays()
+        budget = measure(model, tokens, places, self.precision, runs=self.runs, seed=self.seed)
+        return budget.to_arrays()
 
-    return of_case
+    def made(self, meta: Mapping[str, Any]) -> bool:
+        """Whether a budget with this metadata is the one that this would measure."""
+        expected = {"precision": self.precision.to_json(), "runs": self.runs, "seed": self.seed}
+        return meta.get("schema") == SCHEMA and all(
+            meta.get(key) == value for key, value in expected.items()
+        )
+
+
+def for_golden(precision: Precision, runs: int = DEFAULT_RUNS, seed: int = 0) -> ForGolden:
+    """The budget of a case, as ``golden.make`` asks for it."""
+    return ForGolden(precision, runs, seed)
 
 
 def _upper_rate(n: int, above: int, confidence: float = 0.95) -> float:

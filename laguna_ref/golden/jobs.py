@@ -134,8 +134,15 @@ def _is_complete(job: Job, model: Laguna) -> bool:
 
 def _kept_as_asked(job: Job, golden: Golden, model: Laguna) -> bool:
     full = model.config.vocab_size <= job.full_logits_up_to
-    with_budget = job.budget is None or golden.budget_meta is not None
-    return with_budget and full == (golden.logits.full is not None)
+    return _has_its_budget(job, golden) and full == (golden.logits.full is not None)
+
+
+def _has_its_budget(job: Job, golden: Golden) -> bool:
+    """Whether the noise was measured as asked, if a budget can tell (``made``)."""
+    if job.budget is None or golden.budget_meta is None:
+        return job.budget is None
+    made = getattr(job.budget, "made", None)
+    return made is None or bool(made(golden.budget_meta))
 
 
 def _same(settings: Any) -> dict[str, Any]:

@@ -222,6 +222,12 @@ def test_compare(run: Run, model: Path, cases: Path, tmp_path: Path) -> None:
     assert found["verdict"] == "conforming", found["reason"]
     assert html.read_text("utf-8").lower().startswith("<!doctype html>")
 
+    again = run("golden", "make", *asked, "--out", tmp_path, "--budget", "float32", "--runs", 60)
+    assert "0 computed" in again.stderr
+    other = run("golden", "make", *asked, "--out", tmp_path, "--budget", "bfloat16", "--runs", 8)
+    assert "1 computed" in other.stderr
+    run("golden", "make", *asked, "--out", tmp_path, "--budget", "float32", "--runs", 60)
+
     dump = dump_of(tmp_path, model, (2, 70, 71), **{"1.self_attn.q_norm": 1.01})
     result = run("golden", "compare", golden, dump, "--model", model, "--json", code=1)
     assert json.loads(result.stdout)["first_divergence"]["point"].endswith("1.self_attn.q_norm")
@@ -236,3 +242,9 @@ def test_compare(run: Run, model: Path, cases: Path, tmp_path: Path) -> None:
 def test_an_unknown_precision(run: Run, model: Path, cases: Path, tmp_path: Path) -> None:
     asked = ("--model", model, "--cases", cases, "--out", tmp_path / "out", "--budget", "float8")
     assert "float32 or bfloat16" in run("golden", "make", *asked, code=2).stderr
+
+
+def test_a_page_that_has_no_place(run: Run, made: Path, model: Path, tmp_path: Path) -> None:
+    golden = made / "short.safetensors"
+    asked = ("golden", "compare", golden, golden, "--model", model, "--html", "/nowhere/at.html")
+    assert "no such folder" in run(*asked, code=2).stderr

@@ -266,6 +266,31 @@ def test_what_is_not_finite_shows_where_it_is_seen_and_nowhere_else(bad: float) 
     assert np.isfinite(found[:5]).all()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("tokens", "at"), [(1, 10), (1, 4090), (1, 4095), (1, 4096), (1, 4999),
+                                            (300, 4095), (300, 4500)])  # fmt: skip
+def test_scores_that_are_no_numbers_show_whatever_segment_they_are_in(
+    bad: float, tokens: int, at: int
+) -> None:
+    """Also where a segment has no other score, and where no other lane of a vector is seen."""
+    cached = 5000 - tokens if at != 4096 else 4096
+    q, kv = case(FLOAT32, tokens, cached, 2, 1, 8)
+    kv.keys[at, 0, 3] = bad
+    q[:, :, 3] = np.abs(q[:, :, 3]) + 1
+    found = numba_engine.attention(q, kv, None, FLOAT32)
+    with np.errstate(invalid="ignore"):
+        expected = plain(q, kv, None, FLOAT32)
+    assert np.array_equal(np.isnan(found), np.isnan(expected))
+
+
+def test_overflowing_products_of_finite_numbers_show() -> None:
+    for cached in (4095, 4096, 4999):
+        q, kv = case(FLOAT32, 1, cached, 1, 1, 8)
+        q[:], kv.keys[4095] = 0, 0
+        q[:, :, :2], kv.keys[4095, :, 0], kv.keys[4095, :, 1] = 1e20, 1e20, -1e20
+        assert np.isnan(numba_engine.attention(q, kv, None, FLOAT32)).all(), cached
+
+
 def test_all_finite_codes_of_the_cache() -> None:
     """Window 1 hands values through: every code times the scale, in every numerics."""
     codes = np.array([c for c in range(256) if c & 0x7F != 0x7F], np.uint8)

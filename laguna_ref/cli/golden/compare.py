@@ -8,13 +8,18 @@ import click
 
 from laguna_ref.cli.options import IGNORE_OPTION, JSON_OPTION
 from laguna_ref.cli.output import console, note, print_json
+from laguna_ref.errors import InputError
 
 
 @click.command("compare")
 @click.argument("golden_file", type=click.Path(path_type=Path, dir_okay=False), metavar="GOLDEN")
 @click.argument("dump_file", type=click.Path(path_type=Path, dir_okay=False), metavar="DUMP")
 @click.option("--model", metavar="PATH", help="Checkpoint of the golden.  [default: laguna-tiny]")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Report as a page.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Report also as a page (needs the report extra).",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.")
 @IGNORE_OPTION
 @JSON_OPTION
@@ -27,24 +32,33 @@ def compare(
     ignore_config_key: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Judge what another implementation computed: exit 0 conforming, 1 diverges, 3 inconclusive."""
+    """Judge what another implementation computed, by the budget that GOLDEN was made with.
+
+    Exit 0 conforming, 1 diverges, 3 inconclusive. docs/golden-format.md says how to write DUMP.
+    """
     from laguna_ref.conformance.judge import judge
     from laguna_ref.golden.dump import read_dump
+    from laguna_ref.golden.errors import GoldenError
     from laguna_ref.golden.golden_file import read_golden
     from laguna_ref.golden.jobs import ModelSpec, absolute
     from laguna_ref.golden.verify import spec_of
 
+    if html is not None and not html.absolute().parent.is_dir():
+        raise InputError("no such folder", key="--html", found=str(html.parent))
     golden = read_golden(golden_file)
     spec = ModelSpec(absolute(model), threads=threads, ignore_config_keys=ignore_config_key)
     oracle = spec_of(golden, spec).load(golden.case.kv_cache)
     golden.require_model(oracle, str(golden_file))
     # A value that is no number is a finding of the judge's, and not bad input.
-    report = judge(golden, read_dump(dump_file, finite=False), model=oracle)
-    if html is not None:
-        html.write_text(report.to_html(), encoding="utf-8")
-        note(f"{html}: written")
+    try:
+        report = judge(golden, read_dump(dump_file, finite=False), model=oracle)
+    except ValueError as problem:
+        raise GoldenError(f"its budget cannot be used ({problem})", file=golden_file) from problem
     if as_json:
         print_json(report.to_json())
     else:
         report.print(console())
+    if html is not None:
+        html.write_text(report.to_html(), encoding="utf-8")
+        note(f"{html}: written")
     return report.exit_code
