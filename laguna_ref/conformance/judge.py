@@ -28,7 +28,7 @@ from laguna_ref.conformance.report import (
 from laguna_ref.conformance.variations import truth_of
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
-from laguna_ref.ops.router import choose, scores_of
+from laguna_ref.ops.router import choose, margins, scores_of
 
 
 def judge(
@@ -163,7 +163,7 @@ class _Judgement:
         """Whether a backend with these router logits can have chosen in one way only."""
         scale = self.budget.scale(routing.deficit_key(layer, "added"))
         scores = self.oracle.selection_scores(layer, logits)
-        margin = statistics.margins(scores, self.oracle.model.router.top_k)
+        margin = margins(scores, self.oracle.model.router.top_k)
         return scale is not None and float(margin.min()) > scale
 
     def _invalid_choice(self, found: dict[str, Array], layer: int, text: str) -> dict[str, Array]:

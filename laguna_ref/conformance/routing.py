@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from laguna_ref.conformance import statistics
 from laguna_ref.conformance.budget import Budget
 from laguna_ref.conformance.comparisons import Comparisons, Key, Oracle
 from laguna_ref.conformance.report import RoutingResult
 from laguna_ref.numerics import Array
+from laguna_ref.ops import router
 
 
 def deficit_key(layer: int, mode: str = "replayed") -> Key:
@@ -61,7 +61,7 @@ def flips(
         scale = budget.scale(key)
         if key in comparisons.per_token and scale is not None:
             scores = comparisons.expected[key.mode, key.point]
-            margin = statistics.margins(scores, oracle.model.router.top_k) / scale
+            margin = router.margins(scores, oracle.model.router.top_k) / scale
             differs = comparisons.per_token[key] > 0
             result += [
                 (layer, token, float(margin[token]), bool(differs[token]))

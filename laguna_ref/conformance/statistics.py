@@ -96,12 +96,3 @@ def deficits(scores: Array, ids: Array) -> Array:
     least = np.where(chosen, scores, np.inf).min(axis=1)
     left_out = np.where(chosen, -np.inf, scores).max(axis=1)
     return np.asarray(np.maximum(left_out - least, 0.0))
-
-
-def margins(scores: Array, top_k: int) -> Array:
-    """How far the K-th score stands above the K+1-th, [T]; infinite if all are chosen."""
-    if top_k == scores.shape[1]:
-        return np.full(len(scores), np.inf)
-    ordered = np.sort(scores, axis=1)[:, ::-1]
-    margin: Array = ordered[:, top_k - 1] - ordered[:, top_k]
-    return margin

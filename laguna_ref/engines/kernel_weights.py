@@ -18,8 +18,7 @@ from laguna_ref.numerics import BF16, Array, Numerics
 from laguna_ref.ops.linear import weight_rows
 from laguna_ref.weights import Experts, MLPWeights
 from numba_kernels import formats
-
-LANES = 8
+from numba_kernels.simd import LANES
 
 _views: WeakKeyDictionary[Weight, dict[tuple[str, str, bool], Any]] = WeakKeyDictionary()
 _widened: WeakKeyDictionary[Weight, dict[tuple[str, str, bool], Array]] = WeakKeyDictionary()

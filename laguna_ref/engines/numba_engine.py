@@ -32,6 +32,7 @@ from numba_kernels import angles, elementwise, float_mode, matrix, rows
 from numba_kernels.attention import attention as attention_kernel
 from numba_kernels.experts import routed_experts
 from numba_kernels.jit import Kernel
+from numba_kernels.simd import LANES
 
 __all__ = [
     "add",
@@ -50,8 +51,6 @@ __all__ = [
     "route",
     "scores_of",
 ]
-
-LANES = 8
 
 
 @contextmanager

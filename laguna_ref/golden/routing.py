@@ -9,7 +9,7 @@ import numpy as np
 
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
-from laguna_ref.ops.router import biased
+from laguna_ref.ops import router
 from laguna_ref.trace import Recorder
 from laguna_ref.weights import SparseMLPWeights
 
@@ -48,9 +48,8 @@ def margins(model: Laguna, layer: int, logits: Array) -> Array:
         return np.full(len(logits), np.inf)
     with model.engine.computing(model.threads):
         scores = model.engine.scores_of(logits, spec.score_func)
-        selection = biased(scores, weights.e_score_correction_bias, model.numerics)
-    ranked = -np.sort(-selection.astype(np.float64), axis=-1)
-    return np.asarray(ranked[:, top_k - 1] - ranked[:, top_k])
+        selection = router.biased(scores, weights.e_score_correction_bias, model.numerics)
+    return router.margins(selection, top_k)
 
 
 def sparse_layers(model: Laguna) -> Iterator[tuple[int, SparseMLPWeights]]:

@@ -61,6 +61,17 @@ def biased(scores: Array, bias: Array, numerics: Numerics) -> Array:
     return scores + numerics.round_at("router.bias", numerics.cast(bias))
 
 
+def margins(selection: Array, top_k: int) -> Array:
+    """How far the K-th of the scores chosen by, [T, E], stands above the K+1-th: float64 [T].
+
+    Infinite if all experts are chosen.
+    """
+    if top_k == selection.shape[1]:
+        return np.full(len(selection), np.inf)
+    ranked = -np.sort(-selection.astype(np.float64), axis=-1)
+    return np.asarray(ranked[:, top_k - 1] - ranked[:, top_k])
+
+
 def weights_of(ids: Array, scores: Array, spec: RouterSpec, numerics: Numerics) -> Array:
     """The chosen experts' weights [T, K]: their scores, if the config says so normed.
 
