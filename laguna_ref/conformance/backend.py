@@ -1,0 +1,90 @@
+"""What the kit asks of a backend: a name, what it can do, and logits for token ids.
+
+A backend is any object with the three members of ``Backend``. All else is optional and told by
+``capabilities``; a check that needs what a backend cannot do is *not applicable*, never passed.
+
+=================  ===============================================================================
+capability         member
+=================  ===============================================================================
+``trace``          ``trace(tokens, points) -> {point: [T, ...]}``: the points it has of those asked
+                   for, ``lm_head`` among them; ids and weights of experts where it knows them
+``forced_routing`` ``logits`` and ``trace`` take ``routing={layer: (ids [T, K], weights or None)}``
+``positions``      ``logits`` and ``trace`` take ``positions=[T]``: angles of RoPE, not places
+``chunks``         ``prefill(tokens) -> (state, logits [T, V])`` and
+                   ``decode(state, tokens) -> (state, logits [t, V])``, any number of tokens each
+``batch``          ``batch(sequences) -> [logits [T, V], ...]``: ragged, all in one run
+``padding``        ``batch`` pads on the right and masks what it padded
+``packed``         it reads INT4 and INT8 groups as they lie in the file
+``exact``          its results are the same bits however a prompt is cut or batched
+=================  ===============================================================================
+
+Attributes that a report shows where they exist: ``version``; ``config``, the effective value of
+every config key; ``precision``, a name of ``precision.PRESETS`` (default: ``float32``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from laguna_ref.errors import InputError
+from laguna_ref.numerics import Array
+
+CAPABILITIES = (
+    "trace", "forced_routing", "positions", "chunks", "batch", "padding", "packed", "exact",
+)  # fmt: skip
+DEFAULT_PRECISION = "float32"
+
+
+class Backend(Protocol):
+    """An implementation of Laguna with a checkpoint loaded."""
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+
+    @property
+    def capabilities(self) -> Collection[str]:
+        """Some of ``CAPABILITIES``."""
+
+    def logits(self, tokens: Sequence[int]) -> Array:
+        """Logits of the token after each of ``tokens``, [T, V].
+
+        Anything that differs from them by one constant a token will do (log-probabilities).
+        NaN where a value is not known: an endpoint shows only the likeliest tokens.
+        """
+
+
+Opener = Callable[[Path], Backend]
+"""Opens a checkpoint folder in the published layout. Laws draw models, so they need one."""
+
+
+class BackendError(InputError):
+    """A backend that cannot be had, or that failed: what was asked of it, and what it said."""
+
+
+def can(backend: Backend, capability: str) -> bool:
+    """Whether the backend declares it; raises BackendError for a capability nobody knows."""
+    unknown = sorted(set(backend.capabilities) - set(CAPABILITIES) - {"logits"})
+    if unknown:
+        raise BackendError(
+            f"{backend.name}: unknown capability", expected=", ".join(CAPABILITIES),
+            found=unknown[0],
+        )  # fmt: skip
+    return capability in backend.capabilities
+
+
+def precision_of(backend: Backend) -> str:
+    """The declared precision."""
+    return str(getattr(backend, "precision", DEFAULT_PRECISION))
+
+
+def describe(backend: Backend) -> dict[str, Any]:
+    """``backend`` of a report: name, version, effective config."""
+    config: Mapping[str, Any] | None = getattr(backend, "config", None)
+    return {
+        "name": backend.name,
+        "version": getattr(backend, "version", None),
+        "config": None if config is None else dict(config),
+    }
