@@ -94,6 +94,7 @@ def test_the_betas_alone_are_the_cause(tmp_path: Path, figures: dict[str, str]) 
     assert report.verdict == "conforming", report.reason
 
 
+@pytest.mark.slow
 def test_laguna_tiny(figures: dict[str, str]) -> None:
     report = verdict(opener("llamacpp:betas")(EMBEDDED), EMBEDDED)
     figures["llamacpp:betas on laguna-tiny"] = summary(report)

@@ -32,6 +32,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def as_published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return published_rope(tmp_path_factory.mktemp("mlx") / "published")
+
+
+@pytest.fixture(scope="module")
 def backend(folder: Path) -> Any:
     return opener("mlx")(folder)
 
@@ -97,10 +102,10 @@ def test_it_conforms_without_the_attention_factor(
 
 @pytest.mark.parametrize("traced", [True, False], ids=["traced", "logits"])
 def test_it_ignores_the_attention_factor(
-    tmp_path: Path, traced: bool, figures: dict[str, str]
+    as_published: Path, traced: bool, figures: dict[str, str]
 ) -> None:
     """mlx-lm#1507: ``YarnRoPE`` always derives the factor."""
-    folder = published_rope(tmp_path / "model")
+    folder = as_published
     backend = opener("mlx")(folder)
     assert "rope_parameters.full_attention.attention_factor" in backend.config["not read"]
     factor = backend.config["as computed"]["attention_factor"]
@@ -113,6 +118,7 @@ def test_it_ignores_the_attention_factor(
         assert report.first_divergence.point == "model.layers.0.self_attn.q_rope"
 
 
+@pytest.mark.slow
 def test_laguna_tiny_is_handed_over_dense_and_diverges_for_the_same_reason(
     figures: dict[str, str],
 ) -> None:

@@ -86,7 +86,7 @@ class MlxBackend:
 
     def _run(self, tokens: Sequence[int], cache: Cache | None = None) -> mx.array:
         """Logits [T, V], computed."""
-        logits = self.model(mx.array([[int(token) for token in tokens]]), cache=cache)[0]
+        logits: mx.array = self.model(mx.array([[int(t) for t in tokens]]), cache=cache)[0]
         mx.eval(logits)
         return logits
 

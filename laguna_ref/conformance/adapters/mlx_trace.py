@@ -38,7 +38,7 @@ def recording(model: Any, keep: Keep) -> Iterator[None]:
     layer = iter(range(model.args.num_hidden_layers))
 
     def keep_attention(*args: Any, **kwargs: Any) -> mx.array:
-        output = attend(*args, **kwargs)
+        output: mx.array = attend(*args, **kwargs)
         keep(f"model.layers.{next(layer)}.self_attn.attention", output[0].swapaxes(0, 1))
         return output
 
