@@ -10,7 +10,7 @@ import numpy as np
 
 from laguna_ref import checkpoint, load
 from laguna_ref.checkpoint import preset
-from laguna_ref.conformance.backend import can, describe, precision_of
+from laguna_ref.conformance.backend import can, describe, oracle_options, precision_of
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.report import Report
 from laguna_ref.model import Laguna
@@ -49,7 +49,7 @@ def published_rope(folder: Path, **rope_changes: Any) -> Path:
 
 def oracle_of(backend: Any, folder: Path) -> Laguna:
     """The model that computes the function which the backend was given to compute."""
-    return load(folder, engine="numpy", numerics="float64", **backend.oracle)
+    return load(folder, engine="numpy", numerics="float64", **oracle_options(backend))
 
 
 @cache
@@ -62,7 +62,7 @@ def judged_by(folder: Path, dequant: str, kv_cache: str, precision: str) -> tupl
 
 def verdict(backend: Any, folder: Path, *, traced: bool = True) -> Report:
     """What the judge says of one prompt of ``TOKENS`` tokens."""
-    model, golden = judged_by(folder, **backend.oracle, precision=precision_of(backend))
+    model, golden = judged_by(folder, **oracle_options(backend), precision=precision_of(backend))
     tokens = golden.case.tokens
     if traced and can(backend, "trace"):
         points = dict(backend.trace(tokens, list(trace_points(model.config))))

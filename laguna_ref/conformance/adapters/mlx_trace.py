@@ -27,7 +27,9 @@ RENAMED = {"mlp.gate.proj": "mlp.gate", "mlp.shared_expert": "mlp.shared_experts
 
 
 def array(x: mx.array) -> Array:
-    """A copy as NumPy, bfloat16 widened to float32."""
+    """A copy as NumPy: bfloat16 widened to float32, ids of experts to int64."""
+    if x.dtype == mx.uint32:
+        return np.array(x).astype(np.int64)
     return np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x)
 
 
@@ -43,6 +45,8 @@ def recording(model: Any, keep: Keep) -> Iterator[None]:
         return output
 
     modules = [(name, module) for name, module in model.named_modules() if name]
+    if model.args.moe_router_logit_softcapping > 0.0:  # the point is what comes after it
+        modules = [(name, module) for name, module in modules if not name.endswith("gate.proj")]
     with (
         patch.object(laguna, "scaled_dot_product_attention", keep_attention),
         _calling({id(module): _keeper(keep, name) for name, module in modules}, modules),
@@ -113,6 +117,8 @@ def _chooser(ids: Array, weights: Array | None) -> After:
         if weights is not None:
             return chosen, mx.array(weights)[None].astype(own_weights.dtype)
         logits = module.proj(args[0]).astype(mx.float32)
+        if module.softcap > 0.0:
+            logits = mx.tanh(logits / module.softcap) * module.softcap
         scores = mx.take_along_axis(module._routing_scores(logits), chosen, axis=-1)
         return chosen, scores / scores.sum(axis=-1, keepdims=True)
 

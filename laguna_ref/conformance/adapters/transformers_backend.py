@@ -32,8 +32,8 @@ class Settings:
 
 def opener(argument: str | None) -> Opener:
     """Raises BackendError where Transformers is missing or the argument makes no sense."""
-    require("Transformers", ("torch", "transformers", "compressed_tensors"), "peers")
     settings = parse(argument)
+    require("Transformers", ("torch", "transformers", "compressed_tensors"), "peers")
 
     def opened(folder: Path) -> Backend:
         from laguna_ref.conformance.adapters import transformers_model
