@@ -62,7 +62,10 @@ def judged_by(folder: Path, dequant: str, kv_cache: str, precision: str) -> tupl
 
 def verdict(backend: Any, folder: Path, *, traced: bool = True) -> Report:
     """What the judge says of one prompt of ``TOKENS`` tokens."""
-    model, golden = judged_by(folder, **oracle_options(backend), precision=precision_of(backend))
+    options = oracle_options(backend)
+    model, golden = judged_by(
+        folder, options["dequant"], options["kv_cache"], precision_of(backend)
+    )
     tokens = golden.case.tokens
     if traced and can(backend, "trace"):
         points = dict(backend.trace(tokens, list(trace_points(model.config))))

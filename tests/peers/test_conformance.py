@@ -11,26 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from laguna_ref import load
 from laguna_ref.conformance.judge import judge
 from laguna_ref.load import EMBEDDED
 from laguna_ref.trace import trace_points
-from tests.conformance.samples import Dump, budget_for, golden_of, prompt
+from tests.conformance.samples import Dump
 from tests.peers.dequantised import write_dequantised
+from tests.peers.judged import TOKENS, judged_by
 from tests.peers.transformers_model import Fp8Cache, load_transformers, trace
 
 pytestmark = pytest.mark.peer
 
-TOKENS, RUNS = 24, 100
 PRECISION = "bfloat16+fp8-kv"
 
 
 def test_transformers_conforms(tmp_path: Path, figures: dict[str, str]) -> None:
     folder = write_dequantised(EMBEDDED, tmp_path / "dense", exact=False)
     theirs = load_transformers(folder, torch.bfloat16)
-    model = load(engine="numpy", numerics="float64", dequant="bf16")
-    tokens = prompt(TOKENS)
-    golden = golden_of(model, tokens, budget_for(model, tokens, PRECISION, RUNS))
+    model, golden = judged_by(EMBEDDED, "bf16", "checkpoint", PRECISION)
+    tokens = golden.case.tokens
     scales = [(float(kv.k_scale), float(kv.v_scale)) for kv in model.kv_formats]
     seen = trace(theirs, tokens, Fp8Cache(theirs, scales))
     points = {name: seen[name] for name in trace_points(model.config) if name in seen}
