@@ -172,6 +172,13 @@ Codes are 2**-4 apart, noise is some 1e-6 of a value: one value in 50,000; a dra
 some 4,000 in each of three runs.
 """
 
+CODES_MOVED_BY_BFLOAT16_DIVISION = 1 / 16
+"""Most FP8 codes that change when the quotient is rounded to bfloat16 first.
+
+There are 16 bfloat16 numbers from one code to the next, one of which lies in the middle: one
+quotient in 16 is rounded to it, half of them from the side that ties-to-even then leaves.
+"""
+
 FLOAT32_SUM = 512 * FLOAT32_UNIT_ROUNDOFF
 """Difference between two orders of a float32 sum of up to 256 products, over the sum of their
 magnitudes: each order errs by at most one unit roundoff an addition."""

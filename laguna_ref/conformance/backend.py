@@ -20,6 +20,8 @@ capability         member
 
 Attributes that a report shows where they exist: ``version``; ``config``, the effective value of
 every config key; ``precision``, a name of ``precision.PRESETS`` (default: ``float32``).
+``oracle``, options of ``laguna_ref.load`` (``dequant``, ``kv_cache``): the model so loaded computes
+the function that the backend was given to compute, and is the one to judge it by.
 """
 
 from __future__ import annotations
@@ -78,6 +80,11 @@ def can(backend: Backend, capability: str) -> bool:
 def precision_of(backend: Backend) -> str:
     """The declared precision."""
     return str(getattr(backend, "precision", DEFAULT_PRECISION))
+
+
+def oracle_options(backend: Backend) -> dict[str, Any]:
+    """Options of ``laguna_ref.load`` for the model that the backend is judged by."""
+    return dict(getattr(backend, "oracle", {}))
 
 
 def describe(backend: Backend) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Comparisons with implementations that we did not write: torch, Transformers, compressed-tensors.
 
-Without them the folder is skipped, saying so; with ``LAGUNA_REQUIRE_PEERS=1`` (as CI sets it)
-a missing peer is an error. llama.cpp, which takes minutes to build, has an extra of its own: its
-tests are skipped without it, whatever is set. Figures measured on the way are printed after the
-run.
+Modules of tests whose peer is not installed are skipped, saying so; ``LAGUNA_REQUIRE_PEERS`` (set
+by CI) lists the extras without which that is an error: ``peers``, for short ``1``, ``mlx`` or
+``llamacpp``, which takes minutes to build. Figures measured on the way are printed after the run.
 """
 
 from __future__ import annotations
@@ -17,8 +16,19 @@ import pytest
 
 HERE = Path(__file__).parent
 PEERS = ("torch", "transformers", "compressed_tensors")
-OWN_EXTRA = {"test_gguf_export.py": ("gguf",), "test_llamacpp.py": ("gguf", "llama_cpp")}
-"""What the test modules need that have nothing to do with the other peers."""
+OWN_EXTRA = {
+    "test_gguf_export.py": ("llamacpp", ("gguf",)),
+    "test_llamacpp.py": ("llamacpp", ("gguf", "llama_cpp")),
+    "test_llamacpp_backend.py": ("llamacpp", ("gguf", "llama_cpp")),
+    "test_mlx_backend.py": ("mlx", ("mlx", "mlx_lm")),
+}
+"""Extra and imports of the test modules that have nothing to do with the other peers."""
+REQUIRED = os.environ.get("LAGUNA_REQUIRE_PEERS", "").replace("1", "peers").split(",")
+
+
+def needed_by(module: Path) -> tuple[str, tuple[str, ...]]:
+    """The extra that a test module needs, and what it imports of it."""
+    return OWN_EXTRA.get(module.name, ("peers", PEERS))
 
 
 def missing(names: tuple[str, ...]) -> list[str]:
@@ -44,11 +54,9 @@ class _NeedsPeers(pytest.Module):
     """Takes the place of a test module whose imports would fail."""
 
     def collect(self) -> list[pytest.Item]:
-        own = OWN_EXTRA.get(self.path.name)
-        extra = "peers" if own is None else "llamacpp"
-        absent = MISSING if own is None else missing(own)
-        reason = f"the {extra} extra is not installed (missing: {', '.join(absent)})"
-        if own is None and os.environ.get("LAGUNA_REQUIRE_PEERS") == "1":
+        extra, needed = needed_by(self.path)
+        reason = f"the {extra} extra is not installed (missing: {', '.join(missing(needed))})"
+        if extra in REQUIRED:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason, allow_module_level=True)
 
@@ -56,7 +64,7 @@ class _NeedsPeers(pytest.Module):
 def pytest_pycollect_makemodule(
     module_path: Path, parent: pytest.Collector
 ) -> pytest.Module | None:
-    if HERE in module_path.parents and missing(OWN_EXTRA.get(module_path.name, PEERS)):
+    if HERE in module_path.parents and missing(needed_by(module_path)[1]):
         module: pytest.Module = _NeedsPeers.from_parent(parent, path=module_path)
         return module
     return None

@@ -1,4 +1,7 @@
-"""Transformers, hooked and dumped, judged on laguna-tiny: conforming at its declared precision."""
+"""Transformers with a float8 cache that divides in float32, as vLLM's does: it conforms.
+
+``test_transformers_backend`` has it as its users get it.
+"""
 
 from __future__ import annotations
 
@@ -8,54 +11,33 @@ import numpy as np
 import pytest
 import torch
 
-from laguna_ref import load
 from laguna_ref.conformance.judge import judge
 from laguna_ref.load import EMBEDDED
 from laguna_ref.trace import trace_points
-from tests.conformance.samples import Dump, budget_for, golden_of, prompt
+from tests.conformance.samples import Dump
 from tests.peers.dequantised import write_dequantised
+from tests.peers.judged import TOKENS, judged_by
 from tests.peers.transformers_model import Fp8Cache, load_transformers, trace
 
 pytestmark = pytest.mark.peer
 
-TOKENS, RUNS = 24, 100
+PRECISION = "bfloat16+fp8-kv"
 
 
-@pytest.mark.parametrize(
-    ("precision", "kv_cache"),
-    [
-        ("float32", "float"),
-        ("float32", "checkpoint"),
-        ("bfloat16", "float"),
-        ("bfloat16+fp8-kv", "checkpoint"),
-    ],
-)
-def test_transformers_conforms(
-    precision: str, kv_cache: str, tmp_path: Path, figures: dict[str, str]
-) -> None:
-    exact = precision == "float32"
-    folder = write_dequantised(EMBEDDED, tmp_path / "dense", exact=exact)
-    theirs = load_transformers(folder, torch.float32 if exact else torch.bfloat16)
-    model = load(engine="numpy", numerics="float64", dequant="exact" if exact else "bf16",
-                 kv_cache=kv_cache)  # fmt: skip
-    tokens = prompt(TOKENS)
-    golden = golden_of(model, tokens, budget_for(model, tokens, precision, RUNS))
-    cache = None
-    if kv_cache == "checkpoint":
-        scales = [(float(kv.k_scale), float(kv.v_scale)) for kv in model.kv_formats]
-        cache = Fp8Cache(theirs, scales)
-    seen = trace(theirs, tokens, cache)
+def test_transformers_conforms(tmp_path: Path, figures: dict[str, str]) -> None:
+    folder = write_dequantised(EMBEDDED, tmp_path / "dense", exact=False)
+    theirs = load_transformers(folder, torch.bfloat16)
+    model, golden = judged_by(EMBEDDED, "bf16", "checkpoint", PRECISION)
+    tokens = golden.case.tokens
+    scales = [(float(kv.k_scale), float(kv.v_scale)) for kv in model.kv_formats]
+    seen = trace(theirs, tokens, Fp8Cache(theirs, scales))
     points = {name: seen[name] for name in trace_points(model.config) if name in seen}
-    meta = {
-        "backend": "transformers",
-        "precision": precision,
-        "config": theirs.config.to_dict(),
-    }
+    meta = {"backend": "transformers", "precision": PRECISION, "config": theirs.config.to_dict()}
     dump = Dump(np.array(tokens), np.arange(TOKENS), points, meta=meta)
     report = judge(golden, dump, model=model)
     assert report.verdict == "conforming", (report.reason, report.first_divergence)
     assert report.routing.violations == 0
-    figures[f"conformance of Transformers, {precision}, {kv_cache} cache"] = (
+    figures[f"conformance of Transformers, {PRECISION}, dividing in float32"] = (
         f"{report.share_of_budget:.2f} of the budget used, {report.routing.excused} of "
         f"{report.routing.compared} choices excused"
     )

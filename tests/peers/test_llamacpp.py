@@ -147,8 +147,8 @@ def test_another_function_would_be_refused(
     monkeypatch: pytest.MonkeyPatch,
     wrong: Callable[[LagunaConfig], LagunaConfig],
 ) -> None:
-    def add_metadata(writer: Any, config: LagunaConfig) -> None:
-        right(writer, wrong(config))
+    def add_metadata(writer: Any, config: LagunaConfig, **options: Any) -> None:
+        right(writer, wrong(config), **options)
 
     right = gguf_export.add_metadata
     monkeypatch.setattr(gguf_export, "add_metadata", add_metadata)

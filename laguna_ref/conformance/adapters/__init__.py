@@ -19,7 +19,6 @@ MODULES = {
     "oracle": "oracle_backend",
     "python": "python_backend",
     "transformers": "transformers_backend",
-    "vllm": "vllm_backend",
 }
 
 

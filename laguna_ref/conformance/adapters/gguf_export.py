@@ -96,9 +96,12 @@ class GGUFTensor:
             block.tofile(file)
 
 
-def export(opened: Checkpoint, path: Path, dtype: FloatName = "BF16") -> None:
+def export(
+    opened: Checkpoint, path: Path, dtype: FloatName = "BF16", *, attn_factor: bool = True
+) -> None:
     """Writes ``path``: packed experts are dequantised, then rounded to ``dtype``.
 
+    Without ``attn_factor`` that key is left out, as llama.cpp's own converter leaves it out.
     Norms, the router and its bias are float32, as llama.cpp's own converter has them. The
     checkpoint's FP8 cache is left out: llama.cpp has no scales for one. Raises ExportError.
     """
@@ -113,7 +116,7 @@ def export(opened: Checkpoint, path: Path, dtype: FloatName = "BF16") -> None:
         )  # fmt: skip
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
     writer.add_file_type(FILE_TYPES[dtype])
-    add_metadata(writer, opened.config)
+    add_metadata(writer, opened.config, attn_factor=attn_factor)
     for tensor in listed:
         kind = gguf.GGMLQuantizationType[tensor.dtype]
         writer.add_tensor_info(tensor.name, tensor.shape, TYPES["F32"], tensor.nbytes, kind)
@@ -160,7 +163,9 @@ def leading_dense(config: LagunaConfig) -> int:
     return mlps.index("sparse") if "sparse" in mlps else len(mlps)
 
 
-def add_metadata(writer: gguf.GGUFWriter, config: LagunaConfig) -> None:
+def add_metadata(
+    writer: gguf.GGUFWriter, config: LagunaConfig, *, attn_factor: bool = True
+) -> None:
     """Everything of the config that llama.cpp reads."""
     writer.add_tokenizer_model("none")
     writer.add_vocab_size(config.vocab_size)
@@ -178,7 +183,7 @@ def add_metadata(writer: gguf.GGUFWriter, config: LagunaConfig) -> None:
     if config.sliding_window is not None:
         writer.add_sliding_window(config.sliding_window)
         writer.add_sliding_window_pattern([layer.window is not None for layer in config.layers])
-    _add_rope(writer, config)
+    _add_rope(writer, config, attn_factor)
 
 
 def _add_experts(writer: gguf.GGUFWriter, config: LagunaConfig) -> None:
@@ -194,7 +199,7 @@ def _add_experts(writer: gguf.GGUFWriter, config: LagunaConfig) -> None:
     writer.add_expert_weights_scale(config.moe_routed_scaling_factor)
 
 
-def _add_rope(writer: gguf.GGUFWriter, config: LagunaConfig) -> None:
+def _add_rope(writer: gguf.GGUFWriter, config: LagunaConfig, attn_factor: bool) -> None:
     sliding = _rope_of(config, "sliding_attention")
     # Without full layers their keys are read but not used.
     full = _rope_of(config, "full_attention") or sliding
@@ -213,7 +218,9 @@ def _add_rope(writer: gguf.GGUFWriter, config: LagunaConfig) -> None:
     writer.add_rope_scaling_orig_ctx_len(full.original_max_position_embeddings)
     writer.add_rope_scaling_yarn_beta_fast(full.beta_fast)
     writer.add_rope_scaling_yarn_beta_slow(full.beta_slow)
-    writer.add_rope_scaling_attn_factors(full.attention_factor / default_attention_factor(full))
+    if attn_factor:
+        factor = full.attention_factor / default_attention_factor(full)
+        writer.add_rope_scaling_attn_factors(factor)
 
 
 def default_attention_factor(rope: RopeSpec) -> float:

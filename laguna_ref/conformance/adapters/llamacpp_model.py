@@ -40,9 +40,12 @@ class LlamaCppModel:
     All else is as llama.cpp has it by default: the file memory-mapped, weights repacked where
     it has a kernel for that, float16 keys and values, flash attention. ``exact`` asks for
     float32 keys and values and plain attention: flash attention sums in float16 even so.
+    ``pass_on`` gives it the file's settings of YaRN that it does not read by itself.
     """
 
-    def __init__(self, path: Path, context: int, threads: int, *, exact: bool = False) -> None:
+    def __init__(
+        self, path: Path, context: int, threads: int, *, exact: bool = False, pass_on: bool = True
+    ) -> None:
         llama_cpp.llama_log_set(_LISTENER, None)
         llama_cpp.llama_backend_init()
         model = llama_cpp.llama_model_default_params()
@@ -50,22 +53,53 @@ class LlamaCppModel:
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), model)
         if not self._model:
             raise _error(f"cannot load {path.name}")
+        self._name, self._threads, self._exact, self._pass_on = path.name, threads, exact, pass_on
+        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(vocabulary)
+        self._open(context)
+
+    def _open(self, context: int) -> None:
+        """A context for so many tokens, empty."""
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = settings.n_batch = context
-        for name in YARN:
+        for name in YARN if self._pass_on else ():
             setattr(settings, name, self._number(f"laguna.rope.scaling.{name}", default=-1.0))
-        settings.n_threads = settings.n_threads_batch = threads
-        if exact:
+        settings.n_threads = settings.n_threads_batch = self._threads
+        if self._exact:
             settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
             settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = llama_cpp.llama_init_from_model(self._model, settings)
         if not self._context:
-            raise _error(f"cannot use {path.name}")
+            raise _error(f"cannot use {self._name}")
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(context, 0, 1)
-        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self._vocab_size = llama_cpp.llama_vocab_n_tokens(vocabulary)
-        self._length = 0
+        self.context, self._length = context, 0
+
+    def resize(self, context: int) -> None:
+        """Room for so many tokens; empties the cache."""
+        llama_cpp.llama_batch_free(self._batch)
+        llama_cpp.llama_free(self._context)
+        self._open(context)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self._length
+
+    def saved(self) -> bytes:
+        """The cache, in llama.cpp's own form."""
+        size = llama_cpp.llama_state_seq_get_size(self._context, 0)
+        data = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data(self._context, data, size, 0)
+        return bytes(data)
+
+    def restore(self, data: bytes, length: int) -> None:
+        """Takes up a sequence of ``length`` tokens as it was when it was saved."""
+        self.forget()
+        copied = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        if not llama_cpp.llama_state_seq_set_data(self._context, copied, len(data), 0):
+            raise _error("cannot take up a saved sequence")
+        self._length = length
 
     def run(self, tokens: Sequence[int], *, last_only: bool = True) -> Array:
         """Appends tokens to the sequence; logits float32 [T, V], or [1, V]."""
