@@ -26,6 +26,7 @@ HARD = tuple(trait for trait in TRAITS if trait != "flat attention")
 @st.composite
 def configs(
     draw: st.DrawFn,
+    /,
     setting: Setting,
     *,
     attention: Sequence[str] = KINDS,

@@ -27,7 +27,7 @@ from laguna_ref.model import Laguna
 Progress = Callable[[str, int, int], None]
 """Name of the law, examples done, examples in all."""
 
-SHRINKING = 60
+SHRINKING = 30
 """Examples tried to make a failure smaller; each costs a second stage of legal runs."""
 
 
@@ -129,7 +129,7 @@ class _Bench:
         except BrokenLawError as broken:
             detail = f"{broken}; {_described(attempt.example)}"
             saved = self._saved(law, attempt.example, detail)
-            return LawResult(law.name, "broken", attempt.judged, detail, saved)
+            return LawResult(law.name, "broken", attempt.judged + 1, detail, saved)
         except BackendError as problem:
             return LawResult(law.name, "not applicable", attempt.judged, str(problem), "")
         except hypothesis.errors.Unsatisfiable:
@@ -195,14 +195,17 @@ class _Attempt:
         holds()
 
     def _one(self, example: Example) -> None:
-        known = self.failures.get(example.key)
-        if known is None and self.failures:
+        if self.failures and example.key not in self.failures:
             self.tried += 1
             if self.tried > SHRINKING:
                 return
-        self._example = example
-        if known is not None:
-            raise BrokenLawError(known)
+        failure = self.failures.get(example.key) or self._judged(example)
+        if failure is not None:
+            self._example = example
+            # Raised in one place: Hypothesis tells failures apart by where they come from.
+            raise BrokenLawError(failure)
+
+    def _judged(self, example: Example) -> str | None:
         try:
             self.bench.judge(self.law, example)
         except NothingToSayError as nothing:
@@ -210,11 +213,12 @@ class _Attempt:
             hypothesis.reject()
         except BrokenLawError as broken:
             self.failures[example.key] = str(broken)
-            raise BrokenLawError(str(broken)) from None
+            return str(broken)
         if not self.failures:
             self.judged += 1
             if self.progress:
                 self.progress(self.law.name, self.judged, self.examples)
+        return None
 
 
 def _bench(

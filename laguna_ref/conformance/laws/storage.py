@@ -80,11 +80,10 @@ def fp8_idempotent(case: Case, opened: Open) -> Iterator[Claim]:
     """
     backend: Any = opened(case.model())
     stored = case.tensors()
-    names = [
-        (f"model.layers.{layer}.self_attn.{kind}_cached", f"model.layers.{layer}.self_attn."
-         f"{kind}_scale")
-        for layer in range(case.config["num_hidden_layers"]) for kind in "kv"
-    ]  # fmt: skip
+    names = []
+    for layer in range(case.config["num_hidden_layers"]):
+        at = f"model.layers.{layer}.self_attn"
+        names += [(f"{at}.{kind}_cached", f"{at}.{kind}_scale") for kind in "kv"]
     trace = backend.trace(case.tokens, [point for point, _ in names])
     for point, name in names:
         read = np.asarray(trace[point], np.float64)

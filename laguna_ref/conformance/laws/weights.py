@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from laguna_ref.checkpoint.names import TensorRule, tensor_rules
-from laguna_ref.conformance.laws.example import Config
 from laguna_ref.config import LagunaConfig
+from laguna_ref.conformance.laws.example import Config
 from laguna_ref.numerics import Array
 
 Tensors = dict[str, Array]
