@@ -11,6 +11,7 @@ over n + 1. The tool counts how often that is so, and prints the greatest quotie
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
 import time
@@ -57,10 +58,8 @@ def quotients(law: Law, precision: str, count: int, seed: int) -> list[float]:
                 hypothesis.reject()
             found.append(_quotient(law, case, judge))
 
-    try:
+    with contextlib.suppress(hypothesis.errors.Unsatisfiable):
         measured()
-    except hypothesis.errors.Unsatisfiable:
-        pass
     return found
 
 

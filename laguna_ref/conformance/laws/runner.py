@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 from hypothesis import HealthCheck, Phase
 
-from laguna_ref.conformance.backend import Backend, BackendError, Opener, can, precision_of
+from laguna_ref.conformance.backend import Backend, Opener, can, precision_of
 from laguna_ref.conformance.laws.case import Built, Case
 from laguna_ref.conformance.laws.catalogue import by_name
 from laguna_ref.conformance.laws.example import Example, from_blob, to_blob
@@ -130,10 +130,11 @@ class _Bench:
             detail = f"{broken}; {_described(attempt.example)}"
             saved = self._saved(law, attempt.example, detail)
             return LawResult(law.name, "broken", attempt.judged + 1, detail, saved)
-        except BackendError as problem:
-            return LawResult(law.name, "not applicable", attempt.judged, str(problem), "")
         except hypothesis.errors.Unsatisfiable:
             pass
+        except Exception as problem:  # whatever a peer raises: the other laws are put all the same
+            detail = f"the backend failed: {type(problem).__name__}: {problem}"
+            return LawResult(law.name, "not applicable", attempt.judged, detail, "")
         if not attempt.judged:
             said = attempt.silent or "no example of it could be drawn"
             return LawResult(law.name, "not applicable", 0, f"every example: {said}", "")
@@ -187,6 +188,7 @@ class _Attempt:
         @hypothesis.settings(
             max_examples=self.examples, database=None, deadline=None, report_multiple_bugs=False,
             phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
+            derandomize=False, print_blob=False,
         )  # fmt: skip
         @hypothesis.given(self.law.examples(self.bench.setting))
         def holds(example: Example) -> None:
