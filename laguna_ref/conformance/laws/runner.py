@@ -250,7 +250,10 @@ def _probe(opener: Opener, parent: Path) -> Backend:
     """The backend with the plainest model, to ask what it can do."""
     config = hypothesis.find(
         configs(Setting()), lambda found: True,
-        settings=hypothesis.settings(database=None, derandomize=True),
+        settings=hypothesis.settings(
+            database=None, derandomize=True, phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        ),
     )  # fmt: skip
     built = Case(Example(config, 0, (), (0,)), parent / "probe").model()
     assert built.folder is not None
