@@ -20,6 +20,17 @@ capability         member
 
 Attributes that a report shows where they exist: ``version``; ``config``, the effective value of
 every config key; ``precision``, a name of ``precision.PRESETS`` (default: ``float32``).
+
+Attributes that decide how it is judged, where they exist:
+
+=====================  ===========================================================================
+``oracle``             ``{"dequant": ..., "kv_cache": ...}``: how the oracle that judges it is
+                       loaded (default: ``exact``, ``checkpoint``)
+``logits_kind``        ``logprobs``: its logits are log-probabilities in nats, and NaN is a value
+                       that it does not show. Without it NaN is a divergence.
+``serves_one_model``   it has the one model it serves loaded, and cannot open another
+``recorded``           it answers for the prompts that were recorded and for no other
+=====================  ===========================================================================
 """
 
 from __future__ import annotations
@@ -51,8 +62,8 @@ class Backend(Protocol):
     def logits(self, tokens: Sequence[int]) -> Array:
         """Logits of the token after each of ``tokens``, [T, V].
 
-        Anything that differs from them by one constant a token will do (log-probabilities).
-        NaN where a value is not known: an endpoint shows only the likeliest tokens.
+        NaN where a value is not known, of a backend whose ``logits_kind`` is ``logprobs``: an
+        endpoint shows only the likeliest tokens.
         """
 
 
@@ -62,6 +73,10 @@ Opener = Callable[[Path], Backend]
 
 class BackendError(InputError):
     """A backend that cannot be had, or that failed: what was asked of it, and what it said."""
+
+
+class BackendDiedError(BackendError):
+    """A backend that will not answer again, whatever it is asked: a server that went away."""
 
 
 def can(backend: Backend, capability: str) -> bool:
