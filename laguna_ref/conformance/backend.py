@@ -76,7 +76,14 @@ class BackendError(InputError):
 
 
 class BackendDiedError(BackendError):
-    """A backend that will not answer again, whatever it is asked: a server that went away."""
+    """A backend that will not answer again, whatever it is asked: a server that went away.
+
+    known: what it had answered of the prompt, log-probabilities [T, V] with NaN for the rest.
+    """
+
+    def __init__(self, message: str, *, known: Array | None = None, **parts: Any) -> None:
+        super().__init__(message, **parts)
+        self.known = known
 
 
 def can(backend: Backend, capability: str) -> bool:
@@ -103,3 +110,12 @@ def describe(backend: Backend) -> dict[str, Any]:
         "version": getattr(backend, "version", None),
         "config": None if config is None else dict(config),
     }
+
+
+def why_no_laws(backend: Backend) -> str | None:
+    """Why no law at all can be put to a backend, or None."""
+    if getattr(backend, "recorded", False):
+        return "it answers for recorded prompts alone"
+    if getattr(backend, "logits_kind", None) is not None:
+        return "it shows the likeliest tokens alone, and laws compare whole rows"
+    return None

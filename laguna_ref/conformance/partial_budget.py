@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,3 +128,11 @@ def _flipped(prompt: Prompt, trace: dict[str, Array]) -> Array:
         mine, theirs = np.sort(oracle.free[point], axis=1), np.sort(trace[point], axis=1)
         differs |= (mine != theirs).any(axis=1)
     return differs
+
+
+def joint_threshold(budgets: Sequence[PartialBudget], rate: float = FALSE_ALARM_RATE) -> Threshold:
+    """For a set of cases judged together; raises ValueError for budgets of other seeds or runs."""
+    of_set = {(budget.seed, budget.runs, budget.precision) for budget in budgets}
+    if len(of_set) != 1:
+        raise ValueError(f"budgets of one set must share seeds, runs and precision, not {of_set}")
+    return _threshold_of(np.max([budget.maxima for budget in budgets], axis=0), rate)
