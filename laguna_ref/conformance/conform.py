@@ -99,7 +99,7 @@ class Conforming:
         """A report a case."""
         known = [
             index for index, answer in enumerate(answers)
-            if answer.points and not (partial_judge.is_partial(answer) and not _window(answer).k)
+            if answer.points and (not partial_judge.is_partial(answer) or _window(answer).k)
         ]  # fmt: skip
         some = [(cases[index], answers[index]) for index in known]
         if some and partial_judge.is_partial(some[0][1]):
@@ -217,6 +217,9 @@ def _thresholds(budgets: Sequence[Budget], modes: Sequence[str]) -> list[Thresho
 
 
 def _window(answer: Answer) -> Seen:
+    """What is shown; nothing where there are no logits at all."""
+    if "lm_head" not in answer.points:
+        return Seen(0, np.zeros(0, bool), np.zeros(0, bool))
     return partial_judge.window_of(answer)
 
 
