@@ -114,7 +114,8 @@ class ConformReport:
             )
         held = sum(law.status == "holds" for law in self.laws)
         share = max((case.share_of_budget or 0.0) for case in self.cases)
-        return f"{len(self.cases)} cases, {share:.2g} of the budget used; {held} laws hold"
+        laws = f"; {held} of {len(self.laws)} laws hold" if self.laws else "; no law was put to it"
+        return f"cases: {len(self.cases)}, {share:.2g} of the budget used{laws}"
 
     @property
     def routing(self) -> RoutingResult:
