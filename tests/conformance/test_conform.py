@@ -199,9 +199,9 @@ def test_prompts_are_each_taken_once(oracle: laguna_ref.Laguna) -> None:
 
 
 def test_another_checkpoint_has_the_committed_cases_and_refuses_the_goldens() -> None:
-    model = small(small_config(vocab_size=3072, sliding_window=16)).load(
-        engine="numpy", numerics="float64"
-    )
+    model = small(
+        small_config(vocab_size=3072, sliding_window=16, max_position_embeddings=16384)
+    ).load(engine="numpy", numerics="float64")
     found = prepared(model, ())
     assert "one-token" in [case.case.name for case in found]
     with pytest.raises(GoldenError):
