@@ -20,8 +20,17 @@ capability         member
 
 Attributes that a report shows where they exist: ``version``; ``config``, the effective value of
 every config key; ``precision``, a name of ``precision.PRESETS`` (default: ``float32``).
-``oracle``, options of ``laguna_ref.load`` (``dequant``, ``kv_cache``): the model so loaded computes
-the function that the backend was given to compute, and is the one to judge it by.
+
+Attributes that decide how it is judged, where they exist:
+
+=====================  ===========================================================================
+``oracle``             options of ``laguna_ref.load`` (``dequant``, ``kv_cache``): the model so
+                       loaded computes the function that the backend was given to compute
+``logits_kind``        ``logprobs``: its logits are log-probabilities in nats, and NaN is a value
+                       that it does not show. Without it NaN is a divergence.
+``serves_one_model``   it has the one model it serves loaded, and cannot open another
+``recorded``           it answers for the prompts that were recorded and for no other
+=====================  ===========================================================================
 """
 
 from __future__ import annotations
@@ -53,8 +62,8 @@ class Backend(Protocol):
     def logits(self, tokens: Sequence[int]) -> Array:
         """Logits of the token after each of ``tokens``, [T, V].
 
-        Anything that differs from them by one constant a token will do (log-probabilities).
-        NaN where a value is not known: an endpoint shows only the likeliest tokens.
+        NaN where a value is not known, of a backend whose ``logits_kind`` is ``logprobs``: an
+        endpoint shows only the likeliest tokens.
         """
 
 
@@ -64,6 +73,17 @@ Opener = Callable[[Path], Backend]
 
 class BackendError(InputError):
     """A backend that cannot be had, or that failed: what was asked of it, and what it said."""
+
+
+class BackendDiedError(BackendError):
+    """A backend that will not answer again, whatever it is asked: a server that went away.
+
+    known: what it had answered of the prompt, log-probabilities [T, V] with NaN for the rest.
+    """
+
+    def __init__(self, message: str, *, known: Array | None = None, **parts: Any) -> None:
+        super().__init__(message, **parts)
+        self.known = known
 
 
 def can(backend: Backend, capability: str) -> bool:
@@ -95,3 +115,12 @@ def describe(backend: Backend) -> dict[str, Any]:
         "version": getattr(backend, "version", None),
         "config": None if config is None else dict(config),
     }
+
+
+def why_no_laws(backend: Backend) -> str | None:
+    """Why no law at all can be put to a backend, or None."""
+    if getattr(backend, "recorded", False):
+        return "it answers for recorded prompts alone"
+    if getattr(backend, "logits_kind", None) is not None:
+        return "it shows the likeliest tokens alone, and laws compare whole rows"
+    return None

@@ -8,12 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from laguna_ref.conformance import guards, localise, mistakes, routing, statistics
+from laguna_ref.conformance import (
+    guards,
+    localise,
+    mistakes,
+    partial_judge,
+    routing,
+    statistics,
+)
 from laguna_ref.conformance.budget import FALSE_ALARM_RATE, Budget, Threshold
 from laguna_ref.conformance.comparisons import Comparisons, Key, Oracle, compare, has_routing
 from laguna_ref.conformance.inputs import DumpLike, GoldenLike, logits_of, points_of
 from laguna_ref.conformance.matrices import Matrices
 from laguna_ref.conformance.operations import weights_of_chosen
+from laguna_ref.conformance.partial_budget import PartialBudget
 from laguna_ref.conformance.replay import routing_in, run
 from laguna_ref.conformance.report import (
     CONFORMING,
@@ -38,12 +46,14 @@ def judge(
     model: Laguna | None = None,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     threshold: Threshold | None = None,
+    partial_budget: PartialBudget | None = None,
 ) -> Report:
     """Holds what a backend computed against the oracle, by the golden's budget.
 
     ``model`` is the oracle of the golden's checkpoint, for replay and added error; without it
     only what the golden itself holds is compared. ``threshold``: that of a set of cases judged
-    together (``budget.joint_threshold``), instead of this case's own. Raises InputError for a
+    together (``budget.joint_threshold``), instead of this case's own. ``partial_budget``: of a
+    dump that declares log-probabilities (else measured when one comes). Raises InputError for a
     precision nobody knows and ValueError for a budget of another schema.
     """
     report = _empty(golden, dump)
@@ -56,6 +66,11 @@ def judge(
         problem = guards.other_semantics(golden, model)
     if problem is None and not points:
         problem = "nothing to compare: the dump holds no trace point"
+    if problem is None and partial_judge.is_partial(dump):
+        return partial_judge.judge(
+            golden, dump, report, model, false_alarm_rate=false_alarm_rate, threshold=threshold,
+            budget=partial_budget,
+        )  # fmt: skip
     if problem is None and golden.budget_meta is None:
         problem = "the golden has no noise budget: make it with one"
     if problem is not None:

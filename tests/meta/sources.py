@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("laguna_ref", "numba_kernels")
+PACKAGES = ("laguna_ref", "laguna_ref_pytest", "numba_kernels")
 
 
 def package_files() -> list[Path]:

@@ -13,6 +13,9 @@ PEERS = {
     "sglang", "llama_cpp", "gguf", "onnxruntime", "jax", "tensorflow", "triton",
 }  # fmt: skip
 
+LAWS = ("laguna_ref.conformance.laws", "laguna_ref.conformance.strategies")
+PYTEST_PLUGIN = "laguna_ref.conformance.pytest_plugin"
+
 UPPER = ("model", "load", "generate", "generation_config", "sampling", "trace", "threads",
          "golden", "conformance", "chat", "server", "cli")  # fmt: skip
 
@@ -75,6 +78,21 @@ def test_kernels_import_nothing_of_the_oracle() -> None:
 
 
 def test_the_package_imports_nothing_of_its_tests() -> None:
+    """Laws are drawn and shrunk by Hypothesis, wherever they are put: the extra ``conformance``.
+
+    The plugin is imported by pytest itself, so pytest is there.
+    """
     for path in package_files():
         found = {name.partition(".")[0] for name in imports(path)}
+        if module_name(path).startswith(LAWS):
+            found -= {"hypothesis"}
+        if module_name(path) in (PYTEST_PLUGIN, "laguna_ref_pytest"):
+            found -= {"pytest"}
         assert not found & {"tests", "tools", "pytest", "hypothesis"}, path
+
+
+def test_laws_are_imported_by_laws_and_the_command_line_only() -> None:
+    """So that nothing else needs Hypothesis."""
+    for path in package_files():
+        if not module_name(path).startswith((*LAWS, "laguna_ref.cli", PYTEST_PLUGIN)):
+            assert not [name for name in imports(path) if name.startswith(LAWS)], path

@@ -1,0 +1,87 @@
+"""Measured budgets kept between runs of the command line, one safetensors file each.
+
+They lie in ``$XDG_CACHE_HOME/laguna_ref/budgets`` (``~/.cache`` without it). A file's name is the
+hash of all that its budget depends on, the source of this folder among it, so that none is ever
+out of date; any file may be removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from laguna_ref.checkpoint.safetensors_file import DTYPE_NAMES, SafetensorsFile
+from laguna_ref.checkpoint.safetensors_writer import TensorSpec, aligned, write_file
+from laguna_ref.errors import CheckpointError
+from laguna_ref.golden.identity import canonical, identity_of
+from laguna_ref.model import Laguna
+from laguna_ref.numerics import Array
+
+Measured = tuple[dict[str, Array], dict[str, Any]]
+"""What ``to_arrays`` of a budget gives."""
+
+
+def folder() -> Path:
+    """Where budgets are kept."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "laguna_ref" / "budgets"
+
+
+def key_of(model: Laguna, **parts: Any) -> str:
+    """The hash of a checkpoint, of how its oracle computes, and of ``parts`` (JSON)."""
+    identity = identity_of(model.checkpoint).to_json()
+    identity.pop("revision")
+    whole = {
+        "identity": identity,
+        "dequant": model.numerics.dequant,
+        "fp8_layers": [index for index, kv in enumerate(model.kv_formats) if kv.fp8],
+        "source": source_sha256(),
+        **parts,
+    }
+    return hashlib.sha256(canonical(whole)).hexdigest()
+
+
+@lru_cache
+def source_sha256() -> str:
+    """Hash of this folder's modules; adapters and laws change no budget."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def kept(key: str, measure: Callable[[], Measured]) -> Measured:
+    """The budget of a key: read, or measured and written where that is possible."""
+    path = folder() / f"{key}.safetensors"
+    found = _read(path)
+    if found is not None:
+        return found
+    arrays, meta = measure()
+    with suppress(OSError):  # a disk that is full or not ours costs time and nothing else
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, arrays, meta)
+    return arrays, meta
+
+
+def _read(path: Path) -> Measured | None:
+    """None where there is no file, or none that is whole."""
+    try:
+        file = SafetensorsFile(path)
+        meta = json.loads(file.metadata["budget"])
+        return {name: np.array(file.tensor(name)) for name in file}, meta
+    except (CheckpointError, OSError, KeyError, ValueError):
+        return None
+
+
+def _write(path: Path, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+    held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    specs = [TensorSpec(name, DTYPE_NAMES[a.dtype], a.shape) for name, a in held.items()]
+    write_file(path, aligned(specs), held.__getitem__, {"budget": canonical(meta).decode()})

@@ -1,0 +1,241 @@
+"""A backend put to every case, all of them judged together.
+
+The threshold is one for all cases, so that the whole report, however many there are, accuses a
+legal backend at the stated rate. Laws are put by whoever asks for them (they need Hypothesis);
+``ConformReport.laws`` takes their results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from laguna_ref.conformance import budget_cache, guards, partial_budget, partial_judge
+from laguna_ref.conformance.asking import Answer, Asker
+from laguna_ref.conformance.backend import Backend, describe, precision_of
+from laguna_ref.conformance.budget import (
+    DEFAULT_RUNS,
+    FALSE_ALARM_RATE,
+    Budget,
+    Threshold,
+    joint_threshold,
+    measure,
+)
+from laguna_ref.conformance.comparisons import MODES
+from laguna_ref.conformance.conform_report import ConformReport
+from laguna_ref.conformance.judge import judge
+from laguna_ref.conformance.partial import Seen
+from laguna_ref.conformance.partial_budget import PartialBudget
+from laguna_ref.conformance.precision import Precision, precision_by_name
+from laguna_ref.conformance.prepared import Prepared
+from laguna_ref.conformance.report import DIVERGES, INCONCLUSIVE, Report
+from laguna_ref.load import load
+from laguna_ref.model import Laguna
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is, and how much there is."""
+REPLAYABLE = ("added", "layers", "replayed")
+
+
+def oracle_of(backend: Backend, path: Any, **options: Any) -> Laguna:
+    """The oracle that a backend asks to be judged by; raises LagunaError."""
+    asked: Mapping[str, str] = getattr(backend, "oracle", {})
+    return load(
+        path, numerics="float64", engine="numpy", dequant=asked.get("dequant", "exact"),
+        kv_cache=asked.get("kv_cache", "checkpoint"), **options,
+    )  # fmt: skip
+
+
+def conform(
+    backend: Backend,
+    model: Laguna,
+    cases: Sequence[Prepared],
+    *,
+    runs: int = DEFAULT_RUNS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ConformReport:
+    """Asks for every case, measures what budgets are not there yet, and judges.
+
+    A case that fails is inconclusive; so are those after a backend has died. Raises InputError
+    for a precision nobody knows.
+    """
+    work = Conforming(backend, model, runs, seed, progress or (lambda what, done, total: None))
+    return work.of(cases)
+
+
+@dataclass
+class Conforming:
+    """One backend, and how it is judged."""
+
+    backend: Backend
+    model: Laguna
+    runs: int
+    seed: int
+    progress: Progress
+
+    def of(self, cases: Sequence[Prepared]) -> ConformReport:
+        """All cases, in their order."""
+        asker = Asker(self.backend, self.model.config)
+        left_out = {case.case.name: asker.cannot(case.case) for case in cases}
+        asked = [case for case in cases if left_out[case.case.name] is None]
+        answers = []
+        for index, case in enumerate(asked):
+            self.progress("asking", index, len(asked))
+            answers.append(asker.ask(case.case))
+        report = ConformReport(
+            backend=describe(self.backend),
+            model_sha256=cases[0].identity.weights_sha256 if cases else None,
+            cases=self.judged(asked, answers),
+            died=asker.died,
+        )
+        report.left_out = [f"{name}: {reason}" for name, reason in left_out.items() if reason]
+        return report
+
+    def judged(self, cases: Sequence[Prepared], answers: Sequence[Answer]) -> list[Report]:
+        """A report a case."""
+        known = [
+            index for index, answer in enumerate(answers)
+            if answer.points and (not partial_judge.is_partial(answer) or _window(answer).k)
+        ]  # fmt: skip
+        some = [(cases[index], answers[index]) for index in known]
+        if some and partial_judge.is_partial(some[0][1]):
+            reports = self._judge_partial(some)
+        else:
+            reports = self._judge_whole(some)
+        by_index = dict(zip(known, reports, strict=True))
+        return [
+            _with_problem(by_index.get(index) or _nothing(cases[index], self.backend), answer)
+            for index, answer in enumerate(answers)
+        ]
+
+    @property
+    def precision(self) -> Precision:
+        """What the backend declares."""
+        declared = guards.declared_precision(_Declared({"precision": precision_of(self.backend)}))
+        return declared or precision_by_name("float32")
+
+    def _judge_whole(self, some: Sequence[tuple[Prepared, Answer]]) -> list[Report]:
+        pairs = [(self._measured(case, at, len(some)), answer)
+                 for at, (case, answer) in enumerate(some)]  # fmt: skip
+        sparse = [spec.index for spec in self.model.config.layers if spec.mlp == "sparse"]
+        modes = {mode for _, answer in pairs for mode in modes_of(answer, sparse)}
+        reports = self._judge_in(pairs, modes)
+        used = {mode for report in reports for mode in report.judged_by.get("modes", ())}
+        if not used <= modes:  # a choice too near a tie to follow from its logits: no replay
+            reports = self._judge_in(pairs, modes | used)
+        return reports
+
+    def _judge_in(self, pairs: Sequence[tuple[Prepared, Answer]], modes: set[str]) -> list[Report]:
+        budgets = [Budget.from_arrays(dict(case.budget), case.budget_meta or {})
+                   for case, _ in pairs]  # fmt: skip
+        ordered = [mode for mode in MODES if mode in modes]
+        thresholds = _thresholds(budgets, ordered)
+        reports = []
+        for at, ((case, answer), threshold) in enumerate(zip(pairs, thresholds, strict=True)):
+            self.progress("judging", at, len(pairs))
+            reports.append(judge(case, answer, model=self.model, threshold=threshold))
+        return reports
+
+    def _measured(self, case: Prepared, at: int, total: int) -> Prepared:
+        """The case with a budget for the backend's precision: its own where that is one."""
+        meta = case.budget_meta
+        if meta is not None and meta.get("precision") == self.precision.to_json():
+            return case
+        what = f"noise of case {at + 1} of {total}, {case.case.name}"
+        key = self._key(case, budget="whole")
+        return case.with_budget(*budget_cache.kept(key, lambda: measure(
+            self.model, *_prompt(case), self.precision, runs=self.runs, seed=self.seed,
+            progress=lambda done, of: self.progress(what, done, of),
+        ).to_arrays()))  # fmt: skip
+
+    def _judge_partial(self, some: Sequence[tuple[Prepared, Answer]]) -> list[Report]:
+        budgets = [
+            self._partial(case, _window(answer), f"noise of case {at + 1} of {len(some)}")
+            for at, (case, answer) in enumerate(some)
+        ]
+        threshold = partial_budget.joint_threshold(budgets)
+        return [
+            judge(case, answer, model=self.model, threshold=threshold, partial_budget=budget)
+            for (case, answer), budget in zip(some, budgets, strict=True)
+        ]
+
+    def _partial(self, case: Prepared, seen: Seen, what: str) -> PartialBudget:
+        extra = [places.tolist() for places in seen.extra.nonzero()]
+        shown = [seen.k, extra, seen.rows.tolist()]
+        key = self._key(case, budget="partial", window=shown)
+        return PartialBudget.from_arrays(*budget_cache.kept(key, lambda: partial_budget.measure(
+            self.model, *_prompt(case), self.precision, seen, runs=self.runs, seed=self.seed,
+            progress=lambda done, of: self.progress(what, done, of),
+        ).to_arrays()))  # fmt: skip
+
+    def _key(self, case: Prepared, **parts: Any) -> str:
+        tokens, positions = _prompt(case)
+        return budget_cache.key_of(
+            self.model, tokens=tokens.tolist(), positions=positions.tolist(),
+            precision=self.precision.to_json(), runs=self.runs, seed=self.seed, **parts,
+        )  # fmt: skip
+
+
+def modes_of(answer: Answer, sparse: Sequence[int]) -> tuple[str, ...]:
+    """In which modes an answer will be compared, unless a near tie keeps it from a replay."""
+    if set(answer.points) == {"lm_head"} and sparse:
+        return ("logits",)
+    routed = all(
+        f"model.layers.{layer}.mlp.gate" in answer.points
+        or {f"model.layers.{layer}.mlp.topk_ids", f"model.layers.{layer}.mlp.topk_weights"}
+        <= set(answer.points)
+        for layer in sparse
+    )
+    return REPLAYABLE if routed else ("added", "free", "logits")
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """Metadata alone, for a guard that looks at nothing else."""
+
+    meta: dict[str, Any]
+    tokens: Any = None
+    positions: Any = None
+    points: Any = None
+    routing: Any = None
+
+
+def _thresholds(budgets: Sequence[Budget], modes: Sequence[str]) -> list[Threshold]:
+    """One for all cases; of budgets that were measured apart, each its own, at its share of the
+    rate, which keeps the whole report's at or below it."""
+    if not budgets:
+        return []
+    try:
+        return [joint_threshold(budgets, modes)] * len(budgets)
+    except ValueError:
+        share = FALSE_ALARM_RATE / len(budgets)
+        return [budget.threshold(modes, share) for budget in budgets]
+
+
+def _window(answer: Answer) -> Seen:
+    """What is shown; nothing where there are no logits at all."""
+    if "lm_head" not in answer.points:
+        return Seen(0, np.zeros(0, bool), np.zeros(0, bool))
+    return partial_judge.window_of(answer)
+
+
+def _prompt(case: Prepared) -> tuple[Any, Any]:
+    return np.asarray(case.case.tokens, np.int64), guards.positions_of(case)
+
+
+def _nothing(case: Prepared, backend: Backend) -> Report:
+    return Report(
+        INCONCLUSIVE, "nothing was compared", case.case.name, describe(backend),
+        case.identity.weights_sha256, {},
+    )  # fmt: skip
+
+
+def _with_problem(report: Report, answer: Answer) -> Report:
+    """What was judged is kept; what was not keeps it from conforming."""
+    if answer.problem is not None and report.verdict != DIVERGES:
+        report.verdict, report.reason = INCONCLUSIVE, answer.problem
+    return report

@@ -1,0 +1,93 @@
+"""What a port would write for ``python:MODULE:FACTORY``; imported by name, so not a test itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import laguna_ref
+from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
+from laguna_ref.load import load
+
+not_callable = 3
+
+
+def good(folder: Path) -> OracleBackend:
+    """The plain engine: a legal backend, though not the engine that judges."""
+    return OracleBackend(load(folder, engine="numpy"), name="good")
+
+
+def of_no_argument() -> OracleBackend:
+    return OracleBackend(laguna_ref.load(engine="numpy"), name="of_no_argument")
+
+
+def without_logits(folder: Path) -> Any:
+    return SimpleNamespace(name="lame", capabilities=())
+
+
+def without_its_trace(folder: Path) -> Any:
+    return SimpleNamespace(name="lame", capabilities=("trace",), logits=len)
+
+
+def transposed(folder: Path) -> Any:
+    inner = good(folder)
+    return SimpleNamespace(
+        name="transposed", capabilities=(), logits=lambda tokens: inner.logits(tokens).T
+    )
+
+
+def of_text(folder: Path) -> Any:
+    def logits(tokens: Sequence[int]) -> Any:
+        return np.full((len(tokens), inner.model.config.vocab_size), "x")
+
+    inner = good(folder)
+    return SimpleNamespace(name="of_text", capabilities=(), logits=logits)
+
+
+def scaled(folder: Path) -> Any:
+    """Logits that are off by a thousandth."""
+    inner = good(folder)
+    return SimpleNamespace(
+        name="scaled", capabilities=(), logits=lambda tokens: inner.logits(tokens) * 1.001
+    )
+
+
+def failing(folder: Path) -> Any:
+    """Fails for prompts of more than one token."""
+    inner = good(folder)
+
+    def logits(tokens: Sequence[int]) -> Any:
+        if len(tokens) > 1:
+            raise RuntimeError("out of\nmemory")
+        return inner.logits(tokens)
+
+    return SimpleNamespace(name="failing", capabilities=(), logits=logits)
+
+
+def of_logits(folder: Path) -> Any:
+    """Logits alone."""
+    inner = good(folder)
+    return SimpleNamespace(name="of_logits", capabilities=(), logits=inner.logits)
+
+
+def top_twenty(folder: Path) -> Any:
+    """Log-probabilities of the twenty likeliest tokens, as an endpoint shows them."""
+    inner = good(folder)
+    return SimpleNamespace(
+        name="top_twenty", capabilities=(), logits_kind="logprobs",
+        logits=lambda tokens: likeliest(inner.logits(tokens), 20),
+    )  # fmt: skip
+
+
+def likeliest(logits: Any, k: int) -> Any:
+    wide = logits.astype(np.float64)
+    wide = wide - wide.max(axis=1, keepdims=True)
+    wide = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    shown = np.full(wide.shape, np.nan)
+    order = np.argsort(-wide, axis=1, kind="stable")[:, :k]
+    np.put_along_axis(shown, order, np.take_along_axis(wide, order, axis=1), axis=1)
+    return shown

@@ -1,0 +1,269 @@
+"""A backend put to several cases: one threshold, one verdict, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import save_file
+
+import laguna_ref
+from laguna_ref.conformance import budget_cache
+from laguna_ref.conformance.adapters.dump_folder import DumpBackend
+from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
+from laguna_ref.conformance.backend import BackendDiedError
+from laguna_ref.conformance.conform import conform, oracle_of
+from laguna_ref.conformance.conform_report import ConformReport
+from laguna_ref.conformance.prepared import Prepared, chosen, prepared
+from laguna_ref.conformance.report import Report
+from laguna_ref.errors import InputError
+from laguna_ref.golden.errors import GoldenError
+from laguna_ref.golden.verify import COMMITTED_GOLDENS
+from laguna_ref.load import EMBEDDED
+from tests.conformance import factories
+from tests.small import small, small_config
+
+RUNS = 60
+NAMES = ("one-token", "short-fp8")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "laguna_ref" / "budgets"
+
+
+@pytest.fixture(scope="module")
+def oracle() -> laguna_ref.Laguna:
+    return oracle_of(factories.good(EMBEDDED), None)
+
+
+@pytest.fixture(scope="module")
+def cases(oracle: laguna_ref.Laguna) -> list[Prepared]:
+    return chosen(prepared(oracle, ()), NAMES)
+
+
+def put(backend: Any, oracle: laguna_ref.Laguna, cases: Sequence[Prepared]) -> ConformReport:
+    return conform(backend, oracle, cases, runs=RUNS)
+
+
+def test_a_legal_backend_conforms_by_its_trace(
+    oracle: laguna_ref.Laguna, cases: list[Prepared]
+) -> None:
+    report = put(factories.good(EMBEDDED), oracle, cases)
+    assert report.verdict == "conforming", report.reason
+    assert report.exit_code == 0
+    assert [case.case for case in report.cases] == list(NAMES)
+    thresholds = {case.threshold for case in report.cases}
+    assert len(thresholds) == 1  # all cases together
+    assert report.cases[0].judged_by["modes"] == ["added", "layers", "replayed"]
+    assert report.routing.compared == (1 + 3) * 7
+
+
+def test_logits_alone_are_judged_too(oracle: laguna_ref.Laguna, cases: list[Prepared]) -> None:
+    assert put(factories.of_logits(EMBEDDED), oracle, cases).verdict == "conforming"
+    report = put(factories.scaled(EMBEDDED), oracle, cases)
+    assert report.verdict == "diverges"
+    assert report.cases[0].judged_by["modes"] == ["logits"]
+    raw = report.to_json()
+    assert raw["first_divergence"]["point"] == "lm_head"
+    assert {point["case"] for point in raw["points"]} <= set(NAMES)
+
+
+def test_log_probabilities_are_judged_through_their_window(
+    oracle: laguna_ref.Laguna, cases: list[Prepared]
+) -> None:
+    report = put(factories.top_twenty(EMBEDDED), oracle, cases)
+    assert report.verdict == "conforming", report.reason
+    assert report.cases[0].judged_by["modes"] == ["logprobs"]
+
+
+def test_a_budget_is_measured_once(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], cache: Path
+) -> None:
+    said: list[str] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        said.append(what)
+
+    put(factories.of_logits(EMBEDDED), oracle, cases)
+    before = sorted(cache.iterdir())
+    conform(factories.of_logits(EMBEDDED), oracle, cases, runs=RUNS, progress=progress)
+    assert not any("noise" in what for what in said)
+    assert sorted(cache.iterdir()) == before
+    conform(factories.of_logits(EMBEDDED), oracle, cases[:1], runs=4, progress=progress)
+    assert any("noise of case 1 of 1, one-token" in what for what in said)
+
+
+def test_a_damaged_file_of_the_cache_is_measured_anew(cache: Path) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "k.safetensors").write_bytes(b"nothing")
+    arrays, meta = budget_cache.kept("k", lambda: ({"a": np.ones(2)}, {"b": 1}))
+    again, kept = budget_cache.kept("k", lambda: pytest.fail("measured twice"))
+    assert (again["a"].tolist(), kept) == ([1.0, 1.0], {"b": 1})
+    assert (arrays["a"].tolist(), meta) == ([1.0, 1.0], {"b": 1})
+
+
+def test_one_case_that_fails_is_inconclusive_and_the_others_are_judged(
+    oracle: laguna_ref.Laguna, cases: list[Prepared]
+) -> None:
+    report = put(factories.failing(EMBEDDED), oracle, cases)
+    assert [case.verdict for case in report.cases] == ["conforming", "inconclusive"]
+    assert report.cases[1].reason == "the backend failed: RuntimeError: out of memory"
+    assert (report.verdict, report.exit_code) == ("inconclusive", 3)
+
+
+def test_one_that_dies_is_asked_no_more(oracle: laguna_ref.Laguna, cases: list[Prepared]) -> None:
+    asked = []
+
+    def logits(tokens: Sequence[int]) -> Any:
+        asked.append(tokens)
+        raise BackendDiedError("gone")
+
+    report = put(SimpleNamespace(name="dead", capabilities=(), logits=logits), oracle, cases)
+    assert len(asked) == 1
+    assert report.verdict == "inconclusive"
+    assert report.reason == "gone; 0 of 2 cases had been judged"
+
+
+def test_a_divergence_stands_even_if_it_dies_later(
+    oracle: laguna_ref.Laguna, cases: list[Prepared]
+) -> None:
+    inner = factories.good(EMBEDDED)
+
+    def logits(tokens: Sequence[int]) -> Any:
+        if len(tokens) > 1:
+            raise BackendDiedError("gone")
+        return inner.logits(tokens) * 1.01
+
+    report = put(SimpleNamespace(name="both", capabilities=(), logits=logits), oracle, cases)
+    assert report.verdict == "diverges"
+
+
+def test_nan_of_a_whole_backend_diverges(oracle: laguna_ref.Laguna, cases: list[Prepared]) -> None:
+    def logits(tokens: Sequence[int]) -> Any:
+        return np.full((len(tokens), 3072), np.nan)
+
+    report = put(SimpleNamespace(name="nan", capabilities=(), logits=logits), oracle, cases)
+    assert report.verdict == "diverges"
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_cases_that_it_cannot_be_put_are_named_and_do_not_count(
+    oracle: laguna_ref.Laguna,
+) -> None:
+    far = chosen(prepared(oracle, ()), ["far-positions"])
+    report = put(factories.of_logits(EMBEDDED), oracle, far)
+    assert report.left_out == ["far-positions: the backend takes no positions"]
+    assert report.verdict == "inconclusive"
+    assert "nothing was compared" in report.reason
+
+
+def test_a_folder_of_dumps_is_judged_where_there_is_a_dump(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], tmp_path: Path
+) -> None:
+    tokens = list(cases[1].case.tokens)
+    trace = factories.good(EMBEDDED).trace(tokens, ["*"])
+    arrays = {"tokens": np.array(tokens), "positions": np.arange(len(tokens)), **trace}
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, tmp_path / "x.safetensors")
+    report = put(DumpBackend(tmp_path), oracle, cases)
+    assert report.verdict == "conforming", report.reason
+    assert report.left_out == ["one-token: no dump of this prompt"]
+
+
+def test_a_float_cache_is_judged_as_one(cases: list[Prepared]) -> None:
+    model = laguna_ref.load(engine="numpy", kv_cache="float")
+    backend = OracleBackend(model, "float")
+    backend.oracle = {"dequant": "exact", "kv_cache": "float"}  # type: ignore[attr-defined]
+    oracle = oracle_of(backend, None)
+    assert not any(kv.fp8 for kv in oracle.kv_formats)
+    own = chosen(prepared(oracle, ()), NAMES)
+    assert put(backend, oracle, own).verdict == "conforming"
+
+
+def test_prompts_are_each_taken_once(oracle: laguna_ref.Laguna) -> None:
+    found = prepared(oracle, [COMMITTED_GOLDENS, COMMITTED_GOLDENS])
+    prompts = [(case.case.tokens, case.case.positions) for case in found]
+    assert len(set(prompts)) == len(prompts)
+    assert 10 <= len(prompts) < len(list(COMMITTED_GOLDENS.iterdir()))
+
+
+def test_another_checkpoint_has_the_committed_cases_and_refuses_the_goldens() -> None:
+    model = small(
+        small_config(vocab_size=3072, sliding_window=16, max_position_embeddings=16384)
+    ).load(engine="numpy", numerics="float64")
+    found = prepared(model, ())
+    assert "one-token" in [case.case.name for case in found]
+    with pytest.raises(GoldenError):
+        prepared(model, [COMMITTED_GOLDENS])
+
+
+def test_a_case_of_no_golden_is_refused(oracle: laguna_ref.Laguna) -> None:
+    with pytest.raises(InputError, match="no such case"):
+        chosen(prepared(oracle, ()), ["nothing"])
+
+
+# The verdict of the whole
+
+
+def case(verdict: str, name: str = "c") -> Report:
+    return Report(verdict, "because", name, {"name": "b"}, None, {})
+
+
+def law(status: str) -> Any:
+    return SimpleNamespace(law="causality", status=status, examples=3, detail="d", reproduce="r")
+
+
+@pytest.mark.parametrize(
+    ("cases", "laws", "verdict"),
+    [
+        (["conforming"], [], "conforming"),
+        (["conforming"], ["holds", "not applicable"], "conforming"),
+        (["conforming"], ["holds", "broken"], "diverges"),
+        (["inconclusive"], ["broken"], "diverges"),
+        (["conforming", "diverges"], ["holds"], "diverges"),
+        (["conforming", "inconclusive"], ["holds"], "inconclusive"),
+        ([], ["holds"], "inconclusive"),
+        ([], [], "inconclusive"),
+    ],
+)
+def test_the_verdict_of_the_whole(cases: list[str], laws: list[str], verdict: str) -> None:
+    report = ConformReport({"name": "b"}, None, [case(v) for v in cases], [law(s) for s in laws])
+    assert report.verdict == verdict
+    assert report.reason
+
+
+def test_a_dead_backend_never_conforms() -> None:
+    report = ConformReport({"name": "b"}, None, [case("conforming")], died="gone")
+    assert report.verdict == "inconclusive"
+
+
+def test_the_report_is_said_in_three_ways(oracle: laguna_ref.Laguna, cases: list[Prepared]) -> None:
+    report = replace(put(factories.scaled(EMBEDDED), oracle, cases), laws=[law("broken")])
+    raw = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert {
+        "schema", "backend", "model", "verdict", "first_divergence", "points", "routing", "laws",
+        "judged_by", "reason", "cases",
+    } <= set(raw)  # fmt: skip
+    assert raw["laws"][0]["status"] == "broken"
+    assert len(raw["cases"]) == 2
+    text = io.StringIO()
+    report.print(Console(file=text, width=160))
+    for expected in ("one-token", "causality", "--reproduce r", "diverges  scaled"):
+        assert expected in text.getvalue()
+    pytest.importorskip("matplotlib")
+    page = report.to_html()
+    assert "causality" in page
+    assert "<svg" in page
+    for outside in ("<script", "<link", "src=", "@import"):
+        assert outside not in page

@@ -1,0 +1,224 @@
+"""The oracle keeps every law, exact or not; what is not applicable never passes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from subprocess import run as run_process
+from typing import Any
+
+import numpy as np
+import pytest
+
+import laguna_ref
+from laguna_ref.conformance.adapters import opener
+from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
+from laguna_ref.conformance.backend import Backend, BackendError
+from laguna_ref.conformance.laws import LAWS, LawResult, by_name, replay, run
+from laguna_ref.conformance.laws.example import Example, from_blob, to_blob
+from laguna_ref.conformance.laws.weights import TRAITS, pack, unpack
+from laguna_ref.errors import InputError
+from tests.meta.law_mutants import rebuilt, windowed
+
+NAMES = [law.name for law in LAWS]
+
+
+def plain(folder: Path) -> Backend:
+    """The plain engine: correct, and not exact."""
+    return OracleBackend(laguna_ref.load(folder, engine="numpy"))
+
+
+def in_bfloat16(folder: Path) -> Backend:
+    return OracleBackend(laguna_ref.load(folder, engine="numpy", numerics="bfloat16"))
+
+
+def one(*arguments: Any, **options: Any) -> LawResult:
+    (result,) = run(*arguments, **({"examples": 5, "seed": 0} | options))
+    return result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_oracle_keeps_it_in_bits(name: str) -> None:
+    result = one(opener("oracle"), examples=24, names=[name])
+    assert (result.status, result.examples) == ("holds", 24), result
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("opened", [plain, in_bfloat16])
+def test_a_legal_backend_keeps_it_within_budget(name: str, opened: Any) -> None:
+    result = one(opened, examples=6, seed=1, names=[name])
+    assert (result.status, result.examples) == ("holds", 6), result
+
+
+@pytest.mark.parametrize("name", ["sliding-reach", "shifted-positions", "agreement"])
+@pytest.mark.parametrize("numerics", ["float64", "bfloat16"])
+def test_the_oracle_in_other_numerics_keeps_it(name: str, numerics: str) -> None:
+    result = one(opener(f"oracle:{numerics}"), examples=10, names=[name])
+    assert (result.status, result.examples) == ("holds", 10), result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_oracle_keeps_it_in_two_thousand_examples(name: str) -> None:
+    result = one(opener("oracle"), examples=2000, seed=2, names=[name])
+    assert (result.status, result.examples) == ("holds", 2000), result
+
+
+class OneModel:
+    """What an endpoint is: logits of one model, and only the likeliest of them."""
+
+    name, capabilities = "one model", ()
+
+    def __init__(self, model: laguna_ref.Laguna) -> None:
+        self._model = model
+
+    def logits(self, tokens: Sequence[int]) -> Any:
+        logits = np.array(self._model(tokens), np.float32)
+        # Log-probabilities: off by one constant a token.
+        logits -= 3.0
+        logits[logits < np.sort(logits, axis=1)[:, -5:-4]] = np.nan
+        return logits
+
+
+@pytest.fixture(scope="module")
+def tiny() -> laguna_ref.Laguna:
+    return laguna_ref.load(engine="numpy")
+
+
+def statuses(results: Sequence[LawResult]) -> Mapping[str, str]:
+    return {result.law: result.status for result in results}
+
+
+def test_a_given_model_gets_the_laws_of_prompts(tiny: laguna_ref.Laguna) -> None:
+    found = statuses(run(None, OneModel(tiny), examples=2, seed=0, oracle=tiny))
+    holds = {name for name, status in found.items() if status == "holds"}
+    assert holds == {"causality", "repeatable"}
+    assert set(found.values()) == {"holds", "not applicable"}
+
+
+def test_of_a_given_model_that_is_exact_bits_are_compared() -> None:
+    backend = OracleBackend(laguna_ref.load(), exact=True)
+    found = statuses(run(None, backend, examples=2, seed=0))
+    given = {law.name for law in LAWS if law.given}
+    assert {name for name, status in found.items() if status == "holds"} == given
+
+
+def test_without_an_oracle_noise_is_unknown(tiny: laguna_ref.Laguna) -> None:
+    result = one(None, OneModel(tiny), names=["causality"])
+    assert result.status == "not applicable"
+    assert "oracle" in result.detail
+
+
+def test_a_given_model_can_break_a_law(tiny: laguna_ref.Laguna) -> None:
+    class Noisy(OneModel):
+        calls = 0
+
+        def logits(self, tokens: Sequence[int]) -> Any:
+            Noisy.calls += 1
+            return super().logits(tokens) * (1 + 0.01 * Noisy.calls)
+
+    result = one(None, Noisy(tiny), examples=2, names=["repeatable"], oracle=tiny)
+    assert result.status == "broken", result
+
+
+def test_what_a_backend_cannot_do_is_not_applicable() -> None:
+    def opened(folder: Path) -> Backend:
+        return OneModel(laguna_ref.load(folder, engine="numpy"))
+
+    for law in LAWS:
+        if law.needs:
+            result = one(opened, names=[law.name])
+            assert (result.status, result.examples) == ("not applicable", 0)
+            assert law.needs[0] in result.detail
+
+
+def test_a_backend_that_fails_neither_keeps_nor_breaks() -> None:
+    class Failing(OneModel):
+        def logits(self, tokens: Sequence[int]) -> Any:
+            raise BackendError("gone", found="connection reset")
+
+    def opened(folder: Path) -> Backend:
+        return Failing(laguna_ref.load(folder))
+
+    result = one(opened, names=["causality"])
+    assert result.status == "not applicable"
+    assert "connection reset" in result.detail
+
+
+def test_other_kinds_of_cache_have_no_laws_of_fp8() -> None:
+    def opened(folder: Path) -> Backend:
+        backend = OracleBackend(laguna_ref.load(folder, kv_cache="float"))
+        backend.precision = "bfloat16"
+        return backend
+
+    assert one(opened, names=["key-scale"]).status == "not applicable"
+
+
+def test_a_failure_is_saved_with_its_model(tmp_path: Path) -> None:
+    def opened(folder: Path) -> Backend:
+        return windowed(1)(laguna_ref.load(folder))
+
+    result = one(opened, examples=40, names=["sliding-reach"], examples_database=tmp_path)
+    assert result.status == "broken"
+    folder = Path(result.reproduce)
+    assert folder.parent == tmp_path
+    saved = json.loads((folder / "example.json").read_text("utf-8"))
+    model = laguna_ref.load(folder / "models" / "drawn")
+    assert np.isfinite(model(saved["example"]["tokens"])).all()
+    assert replay(opened, None, result.reproduce).status == "broken"
+    assert replay(opener("oracle"), None, result.reproduce).status == "holds"
+
+
+def test_progress_counts_examples() -> None:
+    seen: list[tuple[str, int, int]] = []
+    one(opener("oracle"), names=["agreement"], progress=lambda *state: seen.append(state))
+    assert seen == [("agreement", count, 5) for count in range(1, 6)]
+
+
+def test_the_same_seed_puts_the_same_examples() -> None:
+    def broken(seed: int) -> str:
+        def opened(folder: Path) -> Backend:
+            return windowed(-1)(laguna_ref.load(folder))
+
+        return one(opened, examples=40, seed=seed, names=["sliding-reach"]).reproduce
+
+    assert broken(3) == broken(3)
+
+
+def test_unknown_laws_and_bad_reproductions_are_refused() -> None:
+    with pytest.raises(InputError, match="gravity"):
+        by_name(["gravity"])
+    with pytest.raises(InputError, match="not a reproduction"):
+        replay(opener("oracle"), None, "nonsense")
+    with pytest.raises(InputError, match="opens drawn models"):
+        replay(None, None, to_blob("causality", Example({"model_type": "laguna"}, 0, (), (1,))))
+
+
+def test_an_example_goes_through_a_blob() -> None:
+    example = Example({"model_type": "laguna"}, 7, tuple(TRAITS), (1, 2), {"cut": 1})
+    assert from_blob(to_blob("causality", example)) == ("causality", example)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packing_is_undone_by_unpacking(bits: int) -> None:
+    half = 1 << (bits - 1)
+    codes = np.random.default_rng(0).integers(-half, half, (3, 64))
+    assert np.array_equal(unpack(pack(codes, bits), bits, 64), codes)
+
+
+def test_a_legal_variation_is_not_the_oracle_twice() -> None:
+    """Otherwise noise would be measured as zero, and every backend accused."""
+    model = laguna_ref.load(engine="numpy")
+    from laguna_ref.conformance.laws.case import Built
+    from laguna_ref.conformance.laws.legal import LegalBackend
+    from laguna_ref.conformance.precision import PRESETS
+
+    legal = LegalBackend(Built("given", None, _given=rebuilt(model, {})), PRESETS["float32"], 0)
+    assert not np.array_equal(legal.logits([1, 2, 3]), legal.logits([1, 2, 3]))
+
+
+def test_the_package_needs_no_hypothesis() -> None:
+    code = "import sys, laguna_ref, laguna_ref.cli; sys.exit('hypothesis' in sys.modules)"
+    assert run_process([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,101 @@
+"""The plugin as a port's own CI sees it: pytest in a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from numba_kernels.jit import cache_folder
+
+ROOT = Path(__file__).parents[2]
+HERE = "tests.conformance.factories"
+FEW = ("--laguna-case=one-token", "--laguna-runs=60", "--laguna-examples=0")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def ran(folder: Path, cache: Path, *arguments: str) -> tuple[int, str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
+    compiled = cache_folder()  # kernels need not be compiled anew
+    if compiled is not None:
+        environment["NUMBA_CACHE_DIR"] = str(compiled.parent)
+    environment.pop("PYTEST_ADDOPTS", None)
+    environment.pop("PYTEST_DISABLE_PLUGIN_AUTOLOAD", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rA", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_case_that_conforms_passes_beside_tests_of_its_own(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n")
+    code, text = ran(tmp_path, cache, f"--laguna-backend=python:{HERE}:of_logits", *FEW)
+    assert code == 0, text
+    assert "2 passed" in text
+    assert "case[one-token]" in text
+
+
+def test_it_needs_no_test_file(tmp_path: Path, cache: Path) -> None:
+    code, text = ran(tmp_path, cache, f"--laguna-backend=python:{HERE}:of_logits", *FEW)
+    assert code == 0, text
+    assert "1 passed" in text
+
+
+def test_a_case_that_diverges_fails_with_the_report(tmp_path: Path, cache: Path) -> None:
+    code, text = ran(tmp_path, cache, f"--laguna-backend=python:{HERE}:scaled", *FEW)
+    assert code == 1
+    assert "first divergence" in text
+    assert "laguna-ref trace" in text
+    assert "Traceback" not in text
+
+
+def test_a_case_that_is_inconclusive_fails_and_one_not_applicable_is_skipped(
+    tmp_path: Path, cache: Path
+) -> None:
+    code, text = ran(
+        tmp_path, cache, f"--laguna-backend=python:{HERE}:failing", "--laguna-examples=0",
+        "--laguna-runs=4", "--laguna-case=short-fp8", "--laguna-case=far-positions",
+    )  # fmt: skip
+    assert code == 1
+    assert "the backend failed: RuntimeError: out of memory" in text
+    assert "takes no positions" in text
+    assert "1 failed, 1 skipped" in text
+
+
+def test_laws_are_items_too(tmp_path: Path, cache: Path) -> None:
+    code, text = ran(
+        tmp_path, cache, "--laguna-backend=oracle", "--laguna-case=one-token",
+        "--laguna-runs=60", "--laguna-examples=2", "-k", "law and causality",
+    )  # fmt: skip
+    assert code == 0, text
+    assert "PASSED" in text
+    assert "law[causality]" in text
+    assert "case[" not in text
+
+
+def test_a_backend_that_cannot_be_had_is_a_usage_error(tmp_path: Path, cache: Path) -> None:
+    code, text = ran(tmp_path, cache, "--laguna-backend=nobody")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "unknown backend" in text
+    assert "Traceback" not in text
+
+
+def test_without_the_option_nothing_is_added_and_nothing_imported(
+    tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "test_own.py").write_text(
+        "import sys\n\n\ndef test_own():\n"
+        "    assert 'laguna_ref_pytest' in sys.modules\n"
+        "    assert not {'laguna_ref', 'numpy', 'httpx'} & set(sys.modules)\n"
+    )
+    code, text = ran(tmp_path, cache, "-p", "no:hypothesispytest")
+    assert code == 0, text
+    assert "1 passed" in text
