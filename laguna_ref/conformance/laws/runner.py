@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from laguna_ref.conformance.laws.catalogue import by_name
 from laguna_ref.conformance.laws.example import Example, from_blob, to_blob
 from laguna_ref.conformance.laws.judging import BrokenLawError, Judge, NothingToSayError
 from laguna_ref.conformance.laws.law import Law, LawResult, Setting
+from laguna_ref.conformance.laws.legal import LegalBackend
 from laguna_ref.conformance.precision import precision_by_name
 from laguna_ref.conformance.strategies import configs
-from laguna_ref.errors import InputError
+from laguna_ref.errors import InputError, LagunaError
 from laguna_ref.json_file import read_json
 from laguna_ref.model import Laguna
 
@@ -157,7 +159,10 @@ class _Bench:
                    "example": example.to_json()}  # fmt: skip
         (target / "example.json").write_text(json.dumps(written, indent=2) + "\n", "utf-8")
         if example.config:
-            Case(example, target / "models").model()
+            # Putting the law to a legal backend writes every model it asks for.
+            case = Case(example, target / "models")
+            with suppress(LagunaError):
+                list(law.check(case, lambda built: LegalBackend(built, self.judges.precision, 0)))
         return str(target)
 
 
