@@ -150,13 +150,15 @@ def test_a_backend_that_fails_neither_keeps_nor_breaks() -> None:
     assert "connection reset" in result.detail
 
 
-def test_other_kinds_of_cache_have_no_laws_of_fp8() -> None:
+@pytest.mark.parametrize("said", [("precision", "bfloat16"), ("oracle", {"kv_cache": "float"})])
+def test_other_kinds_of_cache_have_no_laws_of_fp8(said: tuple[str, Any]) -> None:
     def opened(folder: Path) -> Backend:
         backend = OracleBackend(laguna_ref.load(folder, kv_cache="float"))
-        backend.precision = "bfloat16"
+        setattr(backend, *said)
         return backend
 
     assert one(opened, names=["key-scale"]).status == "not applicable"
+    assert one(opened, names=["agreement"]).status == "holds"
 
 
 def test_a_failure_is_saved_with_its_model(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 from hypothesis import HealthCheck, Phase
@@ -106,6 +107,11 @@ class _Bench:
     parent: Path
     database: Path | None
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of ``laguna_ref.load``, for the model that the backend says it is to be judged by."""
+        return dict(getattr(self.probe, "oracle", {}))
+
     def why_not(self, law: Law) -> str | None:
         """Why a law is not applicable to this backend, or None."""
         missing = [need for need in law.needs if not can(self.probe, need)]
@@ -116,8 +122,9 @@ class _Bench:
                 return "it needs models drawn for it, and this backend serves one"
             if self.oracle is None and not self.judges.exact:
                 return "its noise cannot be measured without the oracle of the model served"
-        if law.fp8 and self.judges.precision.kv != "as judged":
-            return f"the backend's cache is {self.judges.precision.kv}"
+        cache = self.options.get("kv_cache", self.judges.precision.kv)
+        if law.fp8 and cache not in ("as judged", "checkpoint", "fp8"):
+            return f"the backend's cache is {cache}"
         return None
 
     def put(self, law: Law, examples: int, seed: int, progress: Progress | None) -> LawResult:
@@ -145,7 +152,7 @@ class _Bench:
     def judge(self, law: Law, example: Example) -> None:
         """Raises BrokenLawError or NothingToSayError; returns if the law holds."""
         with tempfile.TemporaryDirectory(dir=self.parent) as folder:
-            case = Case(example, Path(folder), self.oracle)
+            case = Case(example, Path(folder), self.oracle, **self.options)
             self.judges.judge(law, case, self.opened)
 
     def _saved(self, law: Law, example: Example, detail: str) -> str:
@@ -160,7 +167,7 @@ class _Bench:
         (target / "example.json").write_text(json.dumps(written, indent=2) + "\n", "utf-8")
         if example.config:
             # Putting the law to a legal backend writes every model it asks for.
-            case = Case(example, target / "models")
+            case = Case(example, target / "models", **self.options)
             with suppress(LagunaError):
                 list(law.check(case, lambda built: LegalBackend(built, self.judges.precision, 0)))
         return str(target)
