@@ -161,6 +161,19 @@ def test_other_kinds_of_cache_have_no_laws_of_fp8(said: tuple[str, Any]) -> None
     assert one(opened, names=["agreement"]).status == "holds"
 
 
+def test_a_backend_may_refuse_an_fp8_cache() -> None:
+    """Its other laws are put all the same; those of the cache are not applicable."""
+
+    def opened(folder: Path) -> Backend:
+        model = laguna_ref.load(folder)
+        if model.config.kv_cache_fp8:
+            raise RuntimeError("no such cache")
+        return OracleBackend(model, exact=True)
+
+    found = statuses(run(opened, examples=4, seed=0, names=["chunks", "key-scale"]))
+    assert found == {"chunks": "holds", "key-scale": "not applicable"}
+
+
 def test_a_failure_is_saved_with_its_model(tmp_path: Path) -> None:
     def opened(folder: Path) -> Backend:
         return windowed(1)(laguna_ref.load(folder))

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, Phase
 from laguna_ref.conformance.backend import Backend, Opener, can, precision_of
 from laguna_ref.conformance.laws.case import Built, Case
 from laguna_ref.conformance.laws.catalogue import by_name
-from laguna_ref.conformance.laws.example import Example, from_blob, to_blob
+from laguna_ref.conformance.laws.example import Config, Example, from_blob, to_blob
 from laguna_ref.conformance.laws.judging import BrokenLawError, Judge, NothingToSayError
 from laguna_ref.conformance.laws.law import Law, LawResult, Setting
 from laguna_ref.conformance.laws.legal import LegalBackend
 from laguna_ref.conformance.precision import precision_by_name
-from laguna_ref.conformance.strategies import configs
+from laguna_ref.conformance.strategies import configs, fp8_cache
 from laguna_ref.errors import InputError, LagunaError
 from laguna_ref.json_file import read_json
 from laguna_ref.model import Laguna
@@ -259,7 +259,7 @@ def _bench(
 
 
 def _probe(opener: Opener, parent: Path) -> Backend:
-    """The backend with the plainest model, to ask what it can do."""
+    """The backend with a plain model, to ask what it can do: one with an FP8 cache if it may."""
     config = hypothesis.find(
         configs(Setting()), lambda found: True,
         settings=hypothesis.settings(
@@ -267,9 +267,16 @@ def _probe(opener: Opener, parent: Path) -> Backend:
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
-    built = Case(Example(config, 0, (), (0,)), parent / "probe").model()
-    assert built.folder is not None
-    return opener(built.folder)
+
+    def opened(name: str, more: Config) -> Backend:
+        built = Case(Example(config | more, 0, (), (0,)), parent / name).model()
+        assert built.folder is not None
+        return opener(built.folder)
+
+    try:
+        return opened("probe with an FP8 cache", fp8_cache())
+    except Exception:  # a peer that refuses what it does not know, in a way of its own
+        return opened("probe", {})
 
 
 def _vocabulary(backend: Backend, oracle: Laguna | None) -> int:
