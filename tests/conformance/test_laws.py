@@ -17,10 +17,13 @@ from laguna_ref.conformance.adapters import opener
 from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
 from laguna_ref.conformance.backend import Backend, BackendError
 from laguna_ref.conformance.laws import LAWS, LawResult, by_name, replay, run
+from laguna_ref.conformance.laws.case import Built
 from laguna_ref.conformance.laws.example import Example, from_blob, to_blob
+from laguna_ref.conformance.laws.legal import LegalBackend
 from laguna_ref.conformance.laws.weights import TRAITS, pack, unpack
+from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.errors import InputError
-from tests.meta.law_mutants import rebuilt, windowed
+from tests.meta.law_mutants import windowed
 
 NAMES = [law.name for law in LAWS]
 
@@ -147,13 +150,28 @@ def test_a_backend_that_fails_neither_keeps_nor_breaks() -> None:
     assert "connection reset" in result.detail
 
 
-def test_other_kinds_of_cache_have_no_laws_of_fp8() -> None:
+@pytest.mark.parametrize("said", [("precision", "bfloat16"), ("oracle", {"kv_cache": "float"})])
+def test_other_kinds_of_cache_have_no_laws_of_fp8(said: tuple[str, Any]) -> None:
     def opened(folder: Path) -> Backend:
         backend = OracleBackend(laguna_ref.load(folder, kv_cache="float"))
-        backend.precision = "bfloat16"
+        setattr(backend, *said)
         return backend
 
     assert one(opened, names=["key-scale"]).status == "not applicable"
+    assert one(opened, names=["agreement"]).status == "holds"
+
+
+def test_a_backend_may_refuse_an_fp8_cache() -> None:
+    """Its other laws are put all the same; those of the cache are not applicable."""
+
+    def opened(folder: Path) -> Backend:
+        model = laguna_ref.load(folder)
+        if model.config.kv_cache_fp8:
+            raise RuntimeError("no such cache")
+        return OracleBackend(model, exact=True)
+
+    found = statuses(run(opened, examples=4, seed=0, names=["chunks", "key-scale"]))
+    assert found == {"chunks": "holds", "key-scale": "not applicable"}
 
 
 def test_a_failure_is_saved_with_its_model(tmp_path: Path) -> None:
@@ -208,15 +226,17 @@ def test_packing_is_undone_by_unpacking(bits: int) -> None:
     assert np.array_equal(unpack(pack(codes, bits), bits, 64), codes)
 
 
-def test_a_legal_variation_is_not_the_oracle_twice() -> None:
-    """Otherwise noise would be measured as zero, and every backend accused."""
-    model = laguna_ref.load(engine="numpy")
-    from laguna_ref.conformance.laws.case import Built
-    from laguna_ref.conformance.laws.legal import LegalBackend
-    from laguna_ref.conformance.precision import PRESETS
+def legal(name: str, seed: int) -> LegalBackend:
+    given = Built(name, None, _given=laguna_ref.load(engine="numpy"))
+    return LegalBackend(given, PRESETS["float32"], seed)
 
-    legal = LegalBackend(Built("given", None, _given=rebuilt(model, {})), PRESETS["float32"], 0)
-    assert not np.array_equal(legal.logits([1, 2, 3]), legal.logits([1, 2, 3]))
+
+def test_no_two_calls_of_legal_backends_are_computed_alike() -> None:
+    """Otherwise noise would be measured as zero, and every backend accused."""
+    one = legal("drawn", 0)
+    calls = [one.logits([1, 2, 3]), one.logits([1, 2, 3])]
+    calls += [legal("permuted", 0).logits([1, 2, 3]), legal("drawn", 1).logits([1, 2, 3])]
+    assert len({found.tobytes() for found in calls}) == len(calls)
 
 
 def test_the_package_needs_no_hypothesis() -> None:

@@ -28,22 +28,27 @@ class Built:
     matrices: Matrices = field(default_factory=Matrices)
     _oracles: dict[str, Laguna] = field(default_factory=dict)
     _given: Laguna | None = None
+    _options: Mapping[str, Any] = field(default_factory=dict)
 
     def oracle(self, numerics: str) -> Laguna:
         """The plain engine's model of these weights."""
         if self._given is not None:
             return self._given
         if numerics not in self._oracles:
-            loaded = laguna_ref.load(self.folder, numerics=numerics, engine="numpy")
-            self._oracles[numerics] = loaded
+            options: dict[str, Any] = {"engine": "numpy", **self._options}
+            self._oracles[numerics] = laguna_ref.load(self.folder, numerics=numerics, **options)
         return self._oracles[numerics]
 
 
 class Case:
     """An example and its models; each is written once, whoever opens it."""
 
-    def __init__(self, example: Example, parent: Path, given: Laguna | None = None) -> None:
+    def __init__(
+        self, example: Example, parent: Path, given: Laguna | None = None, **options: Any
+    ) -> None:
+        """``options``: of ``laguna_ref.load``, for the oracle that a backend is judged by."""
         self.example = example
+        self._options = options
         self.tokens = list(example.tokens)
         self.models: dict[str, Built] = {}
         self._parent = parent
@@ -79,5 +84,5 @@ class Case:
             folder = self._parent / name.replace(" ", "-")
             stored = change(dict(self.tensors()))
             checkpoint.write(folder, self.config | config, stored)
-            self.models[name] = Built(name, folder)
+            self.models[name] = Built(name, folder, _options=self._options)
         return self.models[name]

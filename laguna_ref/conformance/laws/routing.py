@@ -40,6 +40,8 @@ def unchosen_experts(case: Case, opened: Open) -> Iterator[Claim]:
     infinity times zero), tokens sent to experts that were not chosen, one expert too many.
     """
     unchosen = _unchosen(case)
+    if not unchosen:
+        return
     scale = (1.0, 16.0, HUGE)[case.chosen["size"]]
 
     def change(stored: Tensors) -> Mapping[str, Array]:

@@ -6,8 +6,10 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 from hypothesis import HealthCheck, Phase
@@ -15,12 +17,13 @@ from hypothesis import HealthCheck, Phase
 from laguna_ref.conformance.backend import Backend, Opener, can, precision_of
 from laguna_ref.conformance.laws.case import Built, Case
 from laguna_ref.conformance.laws.catalogue import by_name
-from laguna_ref.conformance.laws.example import Example, from_blob, to_blob
+from laguna_ref.conformance.laws.example import Config, Example, from_blob, to_blob
 from laguna_ref.conformance.laws.judging import BrokenLawError, Judge, NothingToSayError
 from laguna_ref.conformance.laws.law import Law, LawResult, Setting
+from laguna_ref.conformance.laws.legal import LegalBackend
 from laguna_ref.conformance.precision import precision_by_name
-from laguna_ref.conformance.strategies import configs
-from laguna_ref.errors import InputError
+from laguna_ref.conformance.strategies import configs, fp8_cache
+from laguna_ref.errors import InputError, LagunaError
 from laguna_ref.json_file import read_json
 from laguna_ref.model import Laguna
 
@@ -104,6 +107,11 @@ class _Bench:
     parent: Path
     database: Path | None
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of ``laguna_ref.load``, for the model that the backend says it is to be judged by."""
+        return dict(getattr(self.probe, "oracle", {}))
+
     def why_not(self, law: Law) -> str | None:
         """Why a law is not applicable to this backend, or None."""
         missing = [need for need in law.needs if not can(self.probe, need)]
@@ -114,8 +122,9 @@ class _Bench:
                 return "it needs models drawn for it, and this backend serves one"
             if self.oracle is None and not self.judges.exact:
                 return "its noise cannot be measured without the oracle of the model served"
-        if law.fp8 and self.judges.precision.kv != "as judged":
-            return f"the backend's cache is {self.judges.precision.kv}"
+        cache = self.options.get("kv_cache", self.judges.precision.kv)
+        if law.fp8 and cache not in ("as judged", "checkpoint", "fp8"):
+            return f"the backend's cache is {cache}"
         return None
 
     def put(self, law: Law, examples: int, seed: int, progress: Progress | None) -> LawResult:
@@ -143,7 +152,7 @@ class _Bench:
     def judge(self, law: Law, example: Example) -> None:
         """Raises BrokenLawError or NothingToSayError; returns if the law holds."""
         with tempfile.TemporaryDirectory(dir=self.parent) as folder:
-            case = Case(example, Path(folder), self.oracle)
+            case = Case(example, Path(folder), self.oracle, **self.options)
             self.judges.judge(law, case, self.opened)
 
     def _saved(self, law: Law, example: Example, detail: str) -> str:
@@ -157,7 +166,10 @@ class _Bench:
                    "example": example.to_json()}  # fmt: skip
         (target / "example.json").write_text(json.dumps(written, indent=2) + "\n", "utf-8")
         if example.config:
-            Case(example, target / "models").model()
+            # Putting the law to a legal backend writes every model it asks for.
+            case = Case(example, target / "models", **self.options)
+            with suppress(LagunaError):
+                list(law.check(case, lambda built: LegalBackend(built, self.judges.precision, 0)))
         return str(target)
 
 
@@ -247,7 +259,7 @@ def _bench(
 
 
 def _probe(opener: Opener, parent: Path) -> Backend:
-    """The backend with the plainest model, to ask what it can do."""
+    """The backend with a plain model, to ask what it can do: one with an FP8 cache if it may."""
     config = hypothesis.find(
         configs(Setting()), lambda found: True,
         settings=hypothesis.settings(
@@ -255,9 +267,16 @@ def _probe(opener: Opener, parent: Path) -> Backend:
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
-    built = Case(Example(config, 0, (), (0,)), parent / "probe").model()
-    assert built.folder is not None
-    return opener(built.folder)
+
+    def opened(name: str, more: Config) -> Backend:
+        built = Case(Example(config | more, 0, (), (0,)), parent / name).model()
+        assert built.folder is not None
+        return opener(built.folder)
+
+    try:
+        return opened("probe with an FP8 cache", fp8_cache())
+    except Exception:  # a peer that refuses what it does not know, in a way of its own
+        return opened("probe", {})
 
 
 def _vocabulary(backend: Backend, oracle: Laguna | None) -> int:
