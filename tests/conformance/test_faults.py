@@ -11,15 +11,17 @@ from laguna_ref.conformance.replay import run
 from laguna_ref.golden.dump import execution_order
 from tests.conformance.samples import prompt, tiny
 
+COUNT = 80
+"""Tokens: more than the window of laguna-tiny, which is 64."""
 INVISIBLE = {"rope.attention_factor_twice"}
 """laguna-tiny's attention factor is 1, and so is its square."""
 
 
 @pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE)
 def test_it_first_shows_where_it_says(fault: Fault) -> None:
-    tokens = np.array(prompt(24))
-    with_it = run(fault.plant(tiny()), tokens, np.arange(24))
-    without = run(tiny(), tokens, np.arange(24))
+    tokens = np.array(prompt(COUNT))
+    with_it = run(fault.plant(tiny()), tokens, np.arange(COUNT))
+    without = run(tiny(), tokens, np.arange(COUNT))
     differing = [
         name
         for name in sorted(without, key=execution_order)
