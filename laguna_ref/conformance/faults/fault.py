@@ -21,7 +21,8 @@ class Fault:
     point: str
     """Where it first shows: a trace point of a layer, without ``model.layers.N.``."""
     layers: str
-    """The layers it shows in: ``full_attention``, ``sliding_attention``, ``sparse``, ``all``."""
+    """The layers it shows in: ``full_attention``, ``sliding_attention``, ``sparse`` or ``all``;
+    ``model`` for a point that belongs to no layer."""
     severity: str
     """``fatal``: garbage; ``serious``: worse text; ``subtle``: hard to see in text."""
     plant: Plant
@@ -35,6 +36,8 @@ class Fault:
 
     def first_point(self, model: Laguna) -> str | None:
         """The full name of the trace point in this model; None where no layer has it."""
+        if self.layers == "model":
+            return self.point
         for spec in model.config.layers:
             if self.layers in ("all", spec.attention, spec.mlp):
                 return f"model.layers.{spec.index}.{self.point}"
