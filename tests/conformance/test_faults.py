@@ -7,7 +7,7 @@ import pytest
 
 from laguna_ref.conformance.faults import CATALOGUE
 from laguna_ref.conformance.faults.fault import Fault
-from laguna_ref.conformance.replay import run
+from laguna_ref.conformance.replay import routing_in, run
 from laguna_ref.golden.dump import execution_order
 from tests.conformance.samples import prompt, tiny
 
@@ -40,3 +40,12 @@ def test_it_is_described(fault: Fault) -> None:
     assert fault.description
     assert fault.severity in ("fatal", "serious", "subtle")
     assert all(url.startswith("https://github.com/") for url in fault.references)
+
+
+@pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE)
+def test_it_stays_when_the_routing_is_forced(fault: Fault) -> None:
+    tokens, places = np.array(prompt(COUNT)), np.arange(COUNT)
+    planted = fault.plant(tiny())
+    free = run(planted, tokens, places)
+    forced = run(planted, tokens, places, routing_in(free))
+    assert np.array_equal(forced["lm_head"], free["lm_head"])
