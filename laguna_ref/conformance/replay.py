@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -45,9 +46,10 @@ def with_forced(model: Laguna, routing: Routing) -> Laguna:
             weights = numerics.cast(forced[1])
         return logits, ids, weights
 
-    engine = with_replaced(model.engine, route=route)
-    fp8 = [stored.fp8 for stored in model.kv_formats]
-    return Laguna(model.checkpoint, engine, model.numerics, fp8, model.threads)
+    # A copy, not a model read anew: what a planted fault changed must stay changed.
+    result = copy.copy(model)
+    result.engine = with_replaced(model.engine, route=route)
+    return result
 
 
 def routing_in(points: Mapping[str, Any]) -> dict[int, tuple[Array, Array | None]]:

@@ -1,0 +1,68 @@
+"""What a fault is, and how a model is changed without touching the one it came from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from laguna_ref.engines import with_replaced
+from laguna_ref.model import Laguna
+
+Plant = Callable[[Laguna], Laguna]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A named bug: ``plant`` gives a model that has it, on any engine and in any numerics."""
+
+    name: str
+    point: str
+    """Where it first shows: a trace point of a layer, without ``model.layers.N.``."""
+    layers: str
+    """The layers it shows in: ``full_attention``, ``sliding_attention``, ``sparse`` or ``all``;
+    ``model`` for a point that belongs to no layer."""
+    severity: str
+    """``fatal``: garbage; ``serious``: worse text; ``subtle``: hard to see in text."""
+    plant: Plant
+    references: tuple[str, ...] = ()
+    """Public reports of it."""
+
+    @property
+    def description(self) -> str:
+        """The first line of its function's docstring."""
+        return (self.plant.__doc__ or "").partition("\n")[0]
+
+    def first_point(self, model: Laguna) -> str | None:
+        """The full name of the trace point in this model; None where no layer has it."""
+        if self.layers == "model":
+            return self.point
+        for spec in model.config.layers:
+            if self.layers in ("all", spec.attention, spec.mlp):
+                return f"model.layers.{spec.index}.{self.point}"
+        return None
+
+
+def changed(model: Laguna, **functions: Any) -> Laguna:
+    """A copy that shares the weights, some of its engine's functions replaced."""
+    result = copy.copy(model)
+    if functions:
+        result.engine = with_replaced(model.engine, **functions)
+    return result
+
+
+def with_rope(model: Laguna, kind: str, **changes: Any) -> Laguna:
+    """A copy whose layers of one kind of attention have other RoPE parameters."""
+    result = changed(model)
+    layers = tuple(
+        replace(spec, rope=replace(spec.rope, **changes)) if spec.attention == kind else spec
+        for spec in model.config.layers
+    )
+    result.config = replace(model.config, layers=layers)
+    return result
+
+
+def rope_of(model: Laguna, kind: str) -> Any:
+    """The RoPE parameters of one kind of attention; None where the model has no such layer."""
+    return next((spec.rope for spec in model.config.layers if spec.attention == kind), None)
