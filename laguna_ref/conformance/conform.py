@@ -7,7 +7,7 @@ legal backend at the stated rate. Laws are put by whoever asks for them (they ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from laguna_ref.conformance import budget_cache, guards, partial_budget, partial_judge
 from laguna_ref.conformance.asking import Answer, Asker
-from laguna_ref.conformance.backend import Backend, describe, precision_of
+from laguna_ref.conformance.backend import Backend, describe, oracle_options, precision_of
 from laguna_ref.conformance.budget import (
     DEFAULT_RUNS,
     FALSE_ALARM_RATE,
@@ -42,11 +42,8 @@ REPLAYABLE = ("added", "layers", "replayed")
 
 def oracle_of(backend: Backend, path: Any, **options: Any) -> Laguna:
     """The oracle that a backend asks to be judged by; raises LagunaError."""
-    asked: Mapping[str, str] = getattr(backend, "oracle", {})
-    return load(
-        path, numerics="float64", engine="numpy", dequant=asked.get("dequant", "exact"),
-        kv_cache=asked.get("kv_cache", "checkpoint"), **options,
-    )  # fmt: skip
+    asked = {"dequant": "exact", "kv_cache": "checkpoint"} | oracle_options(backend)
+    return load(path, numerics="float64", engine="numpy", **asked, **options)
 
 
 def conform(
