@@ -31,9 +31,8 @@ from laguna_ref.conformance.laws.judging import (
     MANY,
     Judge,
     LegalRuns,
-    NothingToSayError,
 )
-from laguna_ref.conformance.laws.law import Claim, Law, Same, Setting
+from laguna_ref.conformance.laws.law import Claim, Law, NothingToSayError, Same, Setting
 from laguna_ref.conformance.laws.legal import LegalBackend
 from laguna_ref.conformance.precision import PRESETS
 

@@ -174,6 +174,32 @@ def test_a_backend_may_refuse_an_fp8_cache() -> None:
     assert found == {"chunks": "holds", "key-scale": "not applicable"}
 
 
+def test_models_that_a_backend_refuses_are_not_judged() -> None:
+    def opened(folder: Path) -> Backend:
+        model = laguna_ref.load(folder)
+        if model.config.layers[0].gate_width > model.config.layers[0].num_heads:
+            raise BackendError("per-head gates alone")
+        return OracleBackend(model, exact=True)
+
+    result = one(opened, examples=12, names=["chunks"])
+    assert (result.status, result.examples) == ("holds", 12), result
+    assert "per-head gates alone" in result.detail
+
+
+def test_of_a_trace_point_that_is_not_there_nothing_is_claimed() -> None:
+    class Fewer(OracleBackend):
+        def trace(self, tokens: Any, points: Any, **options: Any) -> Any:
+            found = super().trace(tokens, points, **options)
+            return {name: value for name, value in found.items() if "v_cached" not in name}
+
+    def opened(folder: Path) -> Backend:
+        return Fewer(laguna_ref.load(folder))
+
+    result = one(opened, names=["first-token"])
+    assert result.status == "not applicable"
+    assert "v_cached" in result.detail
+
+
 def test_a_failure_is_saved_with_its_model(tmp_path: Path) -> None:
     def opened(folder: Path) -> Backend:
         return windowed(1)(laguna_ref.load(folder))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from laguna_ref.conformance.laws.case import Case
 from laguna_ref.conformance.laws.example import Config, Example
-from laguna_ref.conformance.laws.law import Claim, Law, Open, Same, Setting
+from laguna_ref.conformance.laws.law import Claim, Law, Open, Same, Setting, traced
 from laguna_ref.conformance.laws.weights import Tensors
 from laguna_ref.conformance.strategies import configs, examples
 from laguna_ref.numerics import Array
@@ -42,7 +42,7 @@ def unrotated(case: Case, opened: Open) -> Iterator[Claim]:
         if kind == "full_attention":
             at = f"model.layers.{layer}.self_attn"
             points = [f"{at}.{part}" for part in ("q_norm", "q_rope", "k_norm", "k_rope")]
-            trace = backend.trace(case.tokens, points)
+            trace = traced(backend, case.tokens, points)
             for part in "qk":
                 before, after = (
                     np.asarray(trace[f"{at}.{part}_{step}"])[..., _rotated(case.config) :]

@@ -12,12 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from laguna_ref.conformance.laws.case import Case
-from laguna_ref.conformance.laws.law import Claim, Law, Moves, Open, Same
+from laguna_ref.conformance.laws.law import (
+    BrokenLawError,
+    Claim,
+    Law,
+    Moves,
+    NothingToSayError,
+    Open,
+    Same,
+)
 from laguna_ref.conformance.laws.legal import LegalBackend
 from laguna_ref.conformance.laws.ties import near_a_tie
 from laguna_ref.conformance.precision import Precision
 from laguna_ref.conformance.statistics import TINY
-from laguna_ref.errors import LagunaError, NonFiniteError
+from laguna_ref.errors import NonFiniteError
 from laguna_ref.numerics import Array
 
 FEW, MANY = 5, 40
@@ -27,14 +35,6 @@ FACTOR = 8.0
 that a further one exceeds so many after both stages."""
 RESOLVED = 32.0
 """A claim that something moves is made only where the oracle moves by so many units of noise."""
-
-
-class BrokenLawError(LagunaError):
-    """A law does not hold on an example: which claim, and by how much."""
-
-
-class NothingToSayError(LagunaError):
-    """An example on which the law claims nothing: near a tie, or nothing known of the result."""
 
 
 class LegalRuns:

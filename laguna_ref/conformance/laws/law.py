@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from laguna_ref.conformance.backend import Backend
 from laguna_ref.conformance.laws.case import Built, Case
 from laguna_ref.conformance.laws.example import Example
+from laguna_ref.errors import LagunaError
 from laguna_ref.numerics import Array
 
 if TYPE_CHECKING:
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 Status = Literal["holds", "broken", "not applicable"]
 Open = Callable[[Built], Backend]
 """Gives the backend under test, or a legal one, with a model loaded."""
+
+
+class BrokenLawError(LagunaError):
+    """A law does not hold on an example: which claim, and by how much."""
+
+
+class NothingToSayError(LagunaError):
+    """An example on which the law claims nothing: near a tie, a model that the
+    backend refuses, nothing known of the result."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +110,12 @@ class LawResult:
     def to_json(self) -> dict[str, Any]:
         """As an object of JSON."""
         return asdict(self)
+
+
+def traced(backend: Any, tokens: Sequence[int], points: Sequence[str]) -> Mapping[str, Array]:
+    """Trace points of a backend; raises NothingToSayError for one that it does not have."""
+    found: Mapping[str, Array] = backend.trace(tokens, points)
+    for point in points:
+        if point not in found:
+            raise NothingToSayError("the backend has no such trace point", tensor=point)
+    return found

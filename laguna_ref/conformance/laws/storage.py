@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from laguna_ref.conformance.laws.case import Case
 from laguna_ref.conformance.laws.example import Config, Example
-from laguna_ref.conformance.laws.law import Claim, Law, Open, Same, Setting
+from laguna_ref.conformance.laws.law import Claim, Law, Open, Same, Setting, traced
 from laguna_ref.conformance.laws.weights import Tensors, pack, unpack
 from laguna_ref.conformance.strategies import configs, examples, fp8_cache, packed_experts
 from laguna_ref.numerics import FLOAT64, Array
@@ -84,7 +84,7 @@ def fp8_idempotent(case: Case, opened: Open) -> Iterator[Claim]:
     for layer in range(case.config["num_hidden_layers"]):
         at = f"model.layers.{layer}.self_attn"
         names += [(f"{at}.{kind}_cached", f"{at}.{kind}_scale") for kind in "kv"]
-    trace = backend.trace(case.tokens, [point for point, _ in names])
+    trace = traced(backend, case.tokens, [point for point, _ in names])
     for point, name in names:
         read = np.asarray(trace[point], np.float64)
         scale = np.float32(stored[name].astype(np.float32)[0])
@@ -101,7 +101,7 @@ def first_token(case: Case, opened: Open) -> Iterator[Claim]:
     backend: Any = opened(case.model())
     for layer, heads in enumerate(case.config["num_attention_heads_per_layer"]):
         at = f"model.layers.{layer}.self_attn"
-        trace = backend.trace(case.tokens, [f"{at}.attention", f"{at}.v_cached"])
+        trace = traced(backend, case.tokens, [f"{at}.attention", f"{at}.v_cached"])
         values = np.asarray(trace[f"{at}.v_cached"])[:1]
         group = heads // case.config["num_key_value_heads"]
         found = np.asarray(trace[f"{at}.attention"])[:1].reshape(1, heads, -1)
