@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--case", "only", multiple=True, metavar="NAME", help="Only this case; repeatable.")
 @click.option(
-    "--runs", type=click.IntRange(min=4), default=200, show_default=True,
-    help="Legal runs that measure the noise of a case; 200 state a false-alarm rate of 1 %.",
+    "--runs", type=click.IntRange(min=4), default=400, show_default=True,
+    help="Legal runs that measure the noise of a case; 400 keep a false-alarm rate of 1 %.",
 )  # fmt: skip
 @click.option(
     "--laws/--no-laws", default=True, show_default=True,
@@ -69,7 +69,7 @@ def command(
 ) -> int:
     """Hold an implementation against the oracle: exit 0 conforming, 1 diverges, 3 inconclusive.
 
-    BACKEND is transformers[:DEVICE], mlx, vllm, llamacpp, openai:URL, dump:FOLDER,
+    BACKEND is transformers[:DEVICE], mlx, llamacpp, openai:URL, dump:FOLDER,
     python:MODULE:FACTORY or oracle[:NUMERICS]. The noise of a case is measured once and kept.
     """
     from laguna_ref.conformance.adapters import opener

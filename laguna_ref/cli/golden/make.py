@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "bfloat16+fp8-kv, f16-kv or int8. golden compare judges by it.",
 )  # fmt: skip
 @click.option(
-    "--runs", type=click.IntRange(min=4), default=200, show_default=True,
+    "--runs", type=click.IntRange(min=4), default=400, show_default=True,
     help="Legal variations of a case that its budget is measured by (docs/numerics.md).",
 )  # fmt: skip
 @click.option("--only", multiple=True, metavar="NAME", help="Case to compute; may be repeated.")
