@@ -109,9 +109,10 @@ class Judge:
         middle = float(np.median(legal))
         noise = max(self.precision.unit_roundoff, *(abs(value - middle) for value in legal))
         deviation = deviation_of(claim)
-        if middle >= RESOLVED * noise and deviation < middle / 2:
+        if middle >= RESOLVED * noise and deviation <= FACTOR * noise:
             raise BrokenLawError(
-                f"{claim.what}: moves by {deviation:.3g}", expected=f"about {middle:.3g}"
+                f"{claim.what}: moves by {deviation:.3g}, within the noise of {noise:.2g}",
+                expected=f"about {middle:.3g}",
             )
 
 
