@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laguna_ref.conformance import partial, partial_judge
-from laguna_ref.conformance.budget import Prompt
+from laguna_ref.conformance.budget import DEFAULT_RUNS, Prompt
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.partial import STATISTICS, seen_in, shown_through, view
 from laguna_ref.conformance.partial_budget import PartialBudget, measure
@@ -227,7 +227,7 @@ def test_a_dump_is_judged_without_a_budget_at_hand(floating: Dump, budget: Parti
     )  # fmt: skip
     report = judge(replace(whole, budget_meta=None), few, model=tiny("float"))
     assert report.verdict == "conforming", report.reason
-    assert report.judged_by["runs"] == 200
+    assert report.judged_by["runs"] == DEFAULT_RUNS
 
 
 def _no_budget() -> object:
