@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -71,9 +72,9 @@ def replay(
 
     Raises InputError where it is neither.
     """
-    folder = Path(reproduce)
-    if len(reproduce) < 4096 and (folder / "example.json").is_file():
-        raw = read_json(folder / "example.json", InputError)
+    saved = os.path.join(reproduce, "example.json")
+    if os.path.isfile(saved):  # unlike Path, no for a blob that is too long to be a name
+        raw = read_json(Path(saved), InputError)
         name, example = str(raw.get("law")), Example.from_json(raw.get("example") or {})
     else:
         name, example = from_blob(reproduce)
