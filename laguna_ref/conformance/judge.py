@@ -72,7 +72,10 @@ def judge(
             budget=partial_budget,
         )  # fmt: skip
     if problem is None and golden.budget_meta is None:
-        problem = "the golden has no noise budget: make it with one"
+        problem = (
+            "the golden has no noise budget: make it with one (--budget), or put the dump's folder "
+            "to laguna-ref conform dump:FOLDER, which measures it"
+        )
     if problem is not None:
         return _inconclusive(report, problem)
     assert golden.budget_meta is not None
