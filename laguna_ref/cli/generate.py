@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from laguna_ref.cli.interrupt import interruptible
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import human, note, print_json
 from laguna_ref.cli.prefill_bar import prefill_bar
@@ -132,12 +133,14 @@ def _generate(model: Laguna, asked: Prompt, sampling: dict[str, Any], *, stream:
         tokens = generate(model, asked.tokens, on_prefill=on_prefill, **sampling)
         # The bar goes with the prefill: the first token comes out of it.
         tokens = itertools.chain(list(itertools.islice(tokens, 1)), tokens)
-    for token in tokens:
-        run.tokens.append(token)
-        if decoder is not None:
-            emit(decoder.push(token))
-        else:
-            emit(f"{token}" if len(run.tokens) == 1 else f" {token}")
+    with interruptible() as check_for_interrupt:
+        for token in tokens:
+            check_for_interrupt()
+            run.tokens.append(token)
+            if decoder is not None:
+                emit(decoder.push(token))
+            else:
+                emit(f"{token}" if len(run.tokens) == 1 else f" {token}")
     run.ended = time.perf_counter()
     emit(decoder.finish() if decoder else "")
     if stream and (decoder is None or sys.stdout.isatty()) and not _ends_line(run.pieces):

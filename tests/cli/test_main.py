@@ -203,7 +203,9 @@ def test_an_interrupt_while_text_is_streamed(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate()
         assert process.returncode == INTERRUPTED
-    assert complaint.strip() == b""
+    # A kernel may have been compiled between the first token and the signal, and says so.
+    lines = [line for line in complaint.splitlines() if not line.startswith(b"compiled ")]
+    assert not b"".join(lines).strip()
 
 
 @pytest.mark.parametrize(
