@@ -1,0 +1,121 @@
+"""How badly a model fits what was observed: the error that no legal run shows.
+
+Legal variations of the oracle give every trace point its floor, the greatest distance that any of
+them shows (for logits, every token its own). The misfit of a model is the sum over points and
+tokens of
+
+    log(distance / floor), where that is positive.
+
+The logarithm keeps one token that went to another expert, or one cached value that fell to another
+FP8 code, from outweighing everything else: a model that explains the backend brings *every*
+token near the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from laguna_ref.conformance.budget import Prompt
+from laguna_ref.conformance.diagnosis import distances
+from laguna_ref.conformance.diagnosis.distances import Distances
+from laguna_ref.conformance.operations import Points
+from laguna_ref.conformance.precision import Precision
+from laguna_ref.model import Laguna
+from laguna_ref.numerics import Array
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a backend computed for one prompt."""
+
+    tokens: Array
+    """int64 [T]"""
+    positions: Array
+    """int64 [T]"""
+    points: Points
+    """Trace points, ``lm_head`` alone or among them; NaN is what it does not show."""
+
+
+@dataclass
+class Evidence:
+    """One observation, one way to look at it, and the floor of that way."""
+
+    prompt: Prompt
+    observed: Observation
+    way: str
+    """``trace`` or ``logits``."""
+    floor: dict[str, Array] = field(init=False)
+    legal: list[float] = field(init=False)
+    """Misfits of legal runs that the floor was not measured by."""
+
+    def measure(self, fitted: int, held_out: int) -> None:
+        """Runs the legal variations."""
+        runs = [self._legal(seed) for seed in range(fitted)]
+        least = self.prompt.precision.unit_roundoff
+        self.floor = {
+            point: np.maximum(self._greatest([run[point] for run in runs]), least)
+            for point in runs[0]
+        }
+        self.legal = [self._excess(self._legal(seed)) for seed in range(fitted, fitted + held_out)]
+
+    def misfit(self, model: Laguna) -> float:
+        """Of a model: the truth, or the truth with a fault planted."""
+        return self._excess(self._distances(model, self.observed.points))
+
+    def smooth(self, model: Laguna) -> float:
+        """The same without the floor's edge, for whoever looks for the least of it."""
+        away = self._distances(model, self.observed.points)
+        return float(sum(np.log1p(np.square(d / self.floor[p])).sum() for p, d in away.items()))
+
+    @property
+    def truth(self) -> Laguna:
+        """The oracle in float64."""
+        return self.prompt.oracle.model
+
+    def _greatest(self, runs: list[Array]) -> Array:
+        """Of each token; of all tokens where nothing is inherited from one to the next."""
+        each = np.max(runs, axis=0)
+        return np.full_like(each, each.max()) if self.way == "trace" else each
+
+    def _excess(self, away: Distances) -> float:
+        return float(sum(
+            np.maximum(np.log(np.maximum(d, distances.TINY) / self.floor[point]), 0).sum()
+            for point, d in away.items()
+        ))  # fmt: skip
+
+    def _legal(self, seed: int) -> Distances:
+        points = self.prompt.trace(seed)
+        if self.way == "logits":
+            hidden = np.isnan(np.asarray(self.observed.points["lm_head"], np.float64))
+            if hidden.shape == points["lm_head"].shape:
+                points = {"lm_head": np.where(hidden, np.nan, points["lm_head"])}
+        else:
+            points = {name: a for name, a in points.items() if name in self.observed.points}
+        return self._distances(self.truth, points)
+
+    def _distances(self, model: Laguna, points: Points) -> Distances:
+        tokens, positions = self.observed.tokens, self.observed.positions
+        if self.way == "logits":
+            return distances.of_logits(model, tokens, positions, points["lm_head"])
+        return distances.by_operation(model, tokens, positions, points)
+
+
+def gather(
+    model: Laguna, observations: Sequence[Observation], precision: Precision, way: str,
+    fitted: int, held_out: int,
+) -> list[Evidence]:  # fmt: skip
+    """Evidence of each observation that can be looked at this way, its floor measured."""
+    result = []
+    for observed in observations:
+        if way == "logits" and "lm_head" not in observed.points:
+            continue
+        if way == "trace" and set(observed.points) <= {"lm_head"}:
+            continue
+        prompt = Prompt(model, observed.tokens, observed.positions, precision)
+        evidence = Evidence(prompt, observed, way)
+        evidence.measure(fitted, held_out)
+        result.append(evidence)
+    return result

@@ -1,0 +1,200 @@
+"""Which fault, planted in the oracle, makes it compute what the backend computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from laguna_ref.conformance.diagnosis.diagnosis import (
+    CONFORMING,
+    INCONCLUSIVE,
+    NAMED,
+    UNKNOWN,
+    Cause,
+    Diagnosis,
+)
+from laguna_ref.conformance.diagnosis.fit import least
+from laguna_ref.conformance.diagnosis.hypotheses import (
+    Hypothesis,
+    both,
+    dials,
+    named,
+    settings,
+    turned,
+)
+from laguna_ref.conformance.diagnosis.misfit import Evidence, Observation, gather
+from laguna_ref.conformance.faults import CATALOGUE
+from laguna_ref.conformance.precision import Precision
+from laguna_ref.errors import LagunaError
+from laguna_ref.model import Laguna
+
+ENOUGH = 0.5
+"""A cause is named when it explains more than what it leaves."""
+FITTED, HELD_OUT = 16, 16
+"""Legal runs that measure the floor, and that say how far a legal backend strays above it."""
+SHOWN = 8
+PAIRED = 3
+"""How many of the best are tried together with every other one."""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A hypothesis with its misfit."""
+
+    hypothesis: Hypothesis
+    misfit: float
+
+
+def diagnose(
+    model: Laguna,
+    observations: Sequence[Observation],
+    precision: Precision,
+    *,
+    fitted: int = FITTED,
+    held_out: int = HELD_OUT,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Fits what was observed against every fault.
+
+    ``model``: the oracle of the checkpoint, its cache and dequantisation those that the backend
+    was given. A trace is looked at first; where every operation is right, or none is known, the
+    logits.
+    """
+    progress = progress or (lambda what, done, total: None)
+    looked_at = None
+    for way in ("trace", "logits"):
+        progress(f"noise of the {way}", 0, 1)
+        evidence = gather(model, observations, precision, way, fitted, held_out)
+        if not evidence:
+            continue
+        looked_at = way
+        search = Search(model, evidence, progress)
+        if search.deviation > search.noise:
+            return search.diagnosis(way)
+    if looked_at is None:
+        return Diagnosis(INCONCLUSIVE, "nothing to look at: neither logits nor a trace")
+    return Diagnosis(
+        CONFORMING, "a legal run strays as far", looked_at=looked_at, misfit=search.deviation,
+        noise=search.noise,
+    )  # fmt: skip
+
+
+class Search:
+    """All hypotheses tried on all evidence."""
+
+    def __init__(self, model: Laguna, evidence: Sequence[Evidence], progress: Progress) -> None:
+        self.model, self.evidence, self.progress = model, evidence, progress
+        legal = np.sum([each.legal for each in evidence], axis=0)
+        self.noise, self.usual = float(np.max(legal)), float(np.median(legal))
+        self.deviation = sum(each.misfit(each.truth) for each in evidence)
+
+    def diagnosis(self, way: str) -> Diagnosis:
+        """Ranked causes of a deviation that is there."""
+        singles = self._all(list(chain(named(self.model), self._turned())), "fault")
+        tried = sorted(singles, key=self._order)
+        if tried and tried[0].misfit > self.noise:
+            tried = self._with_pairs(tried)
+        causes = self._causes(tried)
+        best = causes[0].explained if causes else 0.0
+        verdict = NAMED if best > ENOUGH else UNKNOWN
+        reason = (
+            f"{causes[0].fault} explains {best:.0%} of the deviation"
+            if verdict == NAMED
+            else f"no fault of the catalogue explains more than {best:.0%} of the deviation"
+        )
+        return Diagnosis(verdict, reason, {}, way, self.deviation, self.noise, causes)
+
+    def explained(self, misfit: float) -> float:
+        """Share of the deviation beyond usual noise that a misfit leaves none of."""
+        beyond = self.deviation - self.usual
+        return float(np.clip((self.deviation - max(misfit, self.usual)) / beyond, 0, 1))
+
+    def _turned(self) -> list[Hypothesis]:
+        """Continuous faults, each at the value that fits the first prompt best."""
+        result = []
+        known = list(dials(self.model))
+        for done, (dial, configured) in enumerate(known):
+            self.progress(f"fitting {dial.name}", done, len(known))
+            first = self.evidence[0]
+
+            def cost(value: float, dial=dial, first=first) -> float:  # type: ignore[no-untyped-def]
+                try:
+                    return float(first.smooth(dial.plant(first.truth, value)))
+                except LagunaError:
+                    return float("inf")
+
+            value = least(cost, configured * dial.low, configured * dial.high)
+            result.append(turned(self.model, dial, value))
+        return result
+
+    def _all(self, hypotheses: Sequence[Hypothesis], what: str) -> list[Tried]:
+        result = []
+        for done, hypothesis in enumerate(hypotheses):
+            self.progress(f"{what} {hypothesis.name}", done, len(hypotheses))
+            misfit = self._misfit(hypothesis)
+            if misfit is not None:
+                result.append(Tried(hypothesis, misfit))
+        return result
+
+    def _misfit(self, hypothesis: Hypothesis) -> float | None:
+        """None where the planted model cannot run: no backend that answered has that fault."""
+        try:
+            with np.errstate(all="ignore"):
+                return sum(each.misfit(hypothesis.plant(each.truth)) for each in self.evidence)
+        except (LagunaError, ArithmeticError, IndexError, ValueError):
+            return None
+
+    def _with_pairs(self, tried: list[Tried]) -> list[Tried]:
+        """Pairs of the best with all others, where one alone leaves much and two much less."""
+        pairs: dict[frozenset[str], Hypothesis] = {}
+        for first in tried[:PAIRED]:
+            for second in tried:
+                a, b = first.hypothesis, second.hypothesis
+                if a.names != b.names and second.misfit < self.deviation:
+                    pairs.setdefault(frozenset((*a.names, *b.names)), both(a, b))
+        better = [
+            pair
+            for pair in self._all(list(pairs.values()), "together")
+            if pair.misfit - self.usual < (tried[0].misfit - self.usual) / 2
+        ]
+        return sorted([*tried, *better], key=self._order)
+
+    def _order(self, tried: Tried) -> tuple[float, int, int, float, str]:
+        """Best first; of those that noise cannot tell apart, the simpler one."""
+        hypothesis = tried.hypothesis
+        misfit = max(tried.misfit, self.noise)
+        return (misfit, len(hypothesis.names), hypothesis.fitted, tried.misfit, hypothesis.name)
+
+    def _causes(self, tried: Sequence[Tried]) -> list[Cause]:
+        causes: list[Cause] = []
+        rank, last = 0, float("-inf")
+        for each in tried[:SHOWN]:
+            share = self.explained(each.misfit)
+            if share <= 0:
+                break
+            misfit = max(each.misfit, self.noise)
+            if misfit > last:
+                rank, last = len(causes) + 1, misfit
+            causes.append(self._cause(each.hypothesis, share, rank))
+        return causes
+
+    def _cause(self, hypothesis: Hypothesis, share: float, rank: int) -> Cause:
+        changed = settings(self.model, hypothesis.plant(self.model))
+        configured = {dial.name: value for dial, value in dials(self.model)}
+        used = {key: new for key, (new, _) in changed.items()}
+        instead = {key: old for key, (_, old) in changed.items()}
+        if not used:  # a factor that is no setting: 1 where nothing is wrong
+            used = dict(hypothesis.values)
+            instead = {key: configured.get(hypothesis.names[0]) for key in used}
+        description = "; ".join(
+            CATALOGUE[name].description if name in CATALOGUE else "another value"
+            for name in hypothesis.names
+        )
+        return Cause(
+            hypothesis.name, share, rank, hypothesis.point, description, used, instead,
+            tuple(dict.fromkeys(hypothesis.references)),
+        )  # fmt: skip
