@@ -16,7 +16,17 @@ import click
 from laguna_ref.cli.allocator import keep_freed_memory
 from laguna_ref.cli.errors import run
 
-COMMANDS = ("generate", "logits", "inspect", "trace", "synth", "golden", "conform", "bench")
+COMMANDS = (
+    "generate",
+    "logits",
+    "inspect",
+    "trace",
+    "synth",
+    "golden",
+    "conform",
+    "diagnose",
+    "bench",
+)
 
 
 class LazyGroup(click.Group):

@@ -9,6 +9,7 @@ import click
 
 from laguna_ref.cli.options import IGNORE_OPTION, JSON_OPTION
 from laguna_ref.cli.output import console, note, print_json
+from laguna_ref.cli.steps import steps
 from laguna_ref.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def command(
     if reproduce is not None:
         return _reproduced(opens, backend, oracle, reproduce, as_json)
     cases = chosen(prepared(oracle, goldens), only)
-    with _progress(not as_json) as progress:
+    with steps(not as_json) as progress:
         report = conform(backend, oracle, cases, runs=runs, progress=progress)
         if laws:
             _put_laws(report, opens, backend, oracle, progress, examples=examples, seed=seed)
@@ -145,26 +146,3 @@ def _laws() -> Any:
             expected="pip install 'laguna-ref[conformance]', or --no-laws",
         ) from problem
     return laws
-
-
-def _progress(shown: bool) -> Any:
-    """A bar on stderr, where that is a terminal, that names what is being done."""
-    from contextlib import contextmanager
-
-    from rich import progress as bars
-
-    @contextmanager
-    def bar() -> Any:
-        terminal = console(stderr=True)
-        if not (shown and terminal.is_terminal):
-            yield lambda what, done, total: None
-            return
-        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(),
-                   bars.MofNCompleteColumn(), bars.TimeRemainingColumn())  # fmt: skip
-        with bars.Progress(*columns, console=terminal, transient=True) as live:
-            task = live.add_task("", total=None)
-            yield lambda what, done, total: live.update(
-                task, description=what, completed=done, total=total
-            )
-
-    return bar()

@@ -23,7 +23,7 @@ Prompt = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class DumpBackend:
-    """Answers for the prompts that were dumped, and for no other."""
+    """Answers for the prompts that were dumped, in a folder or one file, and for no other."""
 
     recorded = True
     """Nothing can be asked of it that is not there: laws do not apply."""
@@ -42,6 +42,10 @@ class DumpBackend:
     def has(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> bool:
         """Whether the prompt was dumped."""
         return _prompt(tokens, positions) in self._dumps
+
+    def prompts(self) -> list[Prompt]:
+        """Tokens and positions of every dump."""
+        return list(self._dumps)
 
     def logits(self, tokens: Sequence[int], *, positions: Sequence[int] | None = None) -> Array:
         """Logits of one dump; raises BackendError if there is no such dump or it has none."""
@@ -81,7 +85,7 @@ def opener(argument: str | None) -> Opener:
 def _by_prompt(folder: Path) -> dict[Prompt, tuple[Path, Dump]]:
     """Raises DumpError for a file that is no dump, BackendError for two of one prompt."""
     found: dict[Prompt, tuple[Path, Dump]] = {}
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in [folder] if folder.is_file() else sorted(folder.glob(f"*{SUFFIX}")):
         dump = read_dump(path, finite=False)  # what is no number is the judge's to find
         prompt = _prompt(dump.tokens.tolist(), dump.positions.tolist())
         if prompt in found:

@@ -1,0 +1,68 @@
+"""Prompts that tell faults apart: short, around the edge of a window, at far positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from laguna_ref.config import LagunaConfig
+from laguna_ref.conformance.asking import Asker
+from laguna_ref.conformance.backend import Backend
+from laguna_ref.conformance.diagnosis.misfit import Observation
+
+SEED = 0
+SHORT = 24
+BEYOND_WINDOW = 16
+LONGEST = 160
+"""Tokens; a window wider than this is not crossed, which would take minutes for every fault."""
+FAR = 8
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """As a case of a golden."""
+
+    name: str
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...] | None = None
+
+
+def drawn(config: LagunaConfig) -> list[Prompt]:
+    """Random tokens, the same for every run."""
+    random = np.random.default_rng(SEED)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(random.integers(0, config.vocab_size, count).tolist())
+
+    context = config.max_position_embeddings
+    prompts = [Prompt("short", tokens(min(SHORT, context)))]
+    windows = [spec.window for spec in config.layers if spec.window is not None]
+    count = min(windows, default=LONGEST) + BEYOND_WINDOW
+    if count <= min(LONGEST, context):
+        prompts.append(Prompt("beyond the window", tokens(count)))
+    first = context // 2
+    if first > LONGEST:
+        prompts.append(Prompt("far", tokens(FAR), tuple(range(first, first + FAR))))
+    return prompts
+
+
+def ask(backend: Backend, config: LagunaConfig) -> tuple[list[Observation], list[str]]:
+    """What the backend computes for each prompt it can be asked, and what it could not."""
+    prompts = drawn(config)
+    recorded = getattr(backend, "prompts", None)
+    if recorded is not None:
+        prompts = [Prompt(f"dump {at}", *each) for at, each in enumerate(recorded())]
+    asker = Asker(backend, config)
+    found, problems = [], []
+    for prompt in prompts:
+        reason = asker.cannot(prompt)
+        if reason is not None:
+            problems.append(f"{prompt.name}: {reason}")
+            continue
+        answer = asker.ask(prompt)
+        if answer.problem is not None:
+            problems.append(f"{prompt.name}: {answer.problem}")
+        if answer.points:
+            found.append(Observation(answer.tokens, answer.positions, answer.points))
+    return found, problems

@@ -1,0 +1,128 @@
+"""The name of the bug, from a trace and from logits alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
+from laguna_ref.conformance.diagnosis.diagnosis import Diagnosis
+from laguna_ref.conformance.diagnosis.fit import least
+from laguna_ref.conformance.diagnosis.misfit import Observation
+from laguna_ref.conformance.diagnosis.prompts import ask, drawn
+from laguna_ref.conformance.diagnosis.search import diagnose
+from laguna_ref.conformance.faults import CATALOGUE, DIALS
+from laguna_ref.conformance.faults.fault import changed
+from laguna_ref.conformance.precision import PRESETS
+from laguna_ref.model import Laguna
+from tests.conformance.samples import tiny
+
+SHORT = 24
+
+
+def culprit(plant: Any = None) -> Laguna:
+    """laguna-tiny in float32 on compiled kernels: another engine than the oracle's."""
+    import laguna_ref
+
+    model = laguna_ref.load(numerics="float32", engine="numba", kv_cache="float")
+    return model if plant is None else plant(model)
+
+
+def diagnosed(model: Laguna, *, trace: bool) -> Diagnosis:
+    oracle = tiny("float")
+    random = np.random.default_rng(11)
+    tokens = random.integers(70, oracle.config.vocab_size, SHORT)
+    backend = OracleBackend(model)
+    points = ["*"] if trace else ["lm_head"]
+    found = backend.trace(tokens.tolist(), points)
+    observed = Observation(tokens, np.arange(SHORT), found)
+    return diagnose(oracle, [observed], PRESETS["float32"])
+
+
+@pytest.mark.parametrize("trace", [True, False], ids=["trace", "logits"])
+@pytest.mark.parametrize(
+    "name", ["rope.attention_factor_derived", "router.not_renormalised", "gate.sigmoid"]
+)
+def test_a_fault_is_named(name: str, trace: bool) -> None:
+    result = diagnosed(culprit(CATALOGUE[name].plant), trace=trace)
+    assert result.verdict == "named", result.reason
+    assert result.looked_at == ("trace" if trace else "logits")
+    assert name in [cause.fault for cause in result.causes if cause.rank == 1]
+    assert result.exit_code == 1
+
+
+def test_the_value_used_is_estimated() -> None:
+    dial = next(dial for dial in DIALS if dial.name == "rope.attention_factor")
+    result = diagnosed(culprit(lambda model: dial.plant(model, 1.1234)), trace=False)
+    cause = result.causes[0]
+    assert cause.fault == "rope.attention_factor"
+    assert cause.parameters["attention_factor"] == pytest.approx(1.1234, rel=1e-3)
+    assert cause.configured == {"attention_factor": 1.0}
+
+
+def test_two_faults_at_once() -> None:
+    first = CATALOGUE["rope.attention_factor_derived"].plant
+    second = CATALOGUE["experts.shared_missing"].plant
+    result = diagnosed(culprit(lambda model: second(first(model))), trace=True)
+    best = result.causes[0]
+    assert result.verdict == "named"
+    assert best.fault.count(" and ") == 1
+    assert "experts.shared_missing" in best.fault
+
+
+def test_what_nothing_explains_is_unknown() -> None:
+    def scrambled(model: Laguna) -> Laguna:
+        def gate_values(logits: Any, activation: str, numerics: Any) -> Any:
+            return model.engine.gate_values(np.cos(37 * logits), activation, numerics)
+
+        return changed(model, gate_values=gate_values)
+
+    result = diagnosed(culprit(scrambled), trace=True)
+    assert result.verdict == "unknown", result.causes
+    assert result.exit_code == 1
+
+
+def test_a_correct_backend_conforms() -> None:
+    for trace in (True, False):
+        result = diagnosed(culprit(), trace=trace)
+        assert result.verdict == "conforming"
+        assert not result.causes
+        assert result.exit_code == 0
+
+
+def test_nothing_to_look_at_is_inconclusive() -> None:
+    observed = Observation(np.arange(4), np.arange(4), {})
+    result = diagnose(tiny("float"), [observed], PRESETS["float32"])
+    assert result.verdict == "inconclusive"
+    assert result.exit_code == 3
+
+
+def test_log_probabilities_of_a_few_tokens_are_enough() -> None:
+    name = "rope.attention_factor_derived"
+    model = culprit(CATALOGUE[name].plant)
+    tokens = np.random.default_rng(11).integers(70, 3000, SHORT)
+    logits = np.asarray(model(tokens), np.float64)
+    shown = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    least_shown = -np.sort(-shown, axis=1)[:, 19:20]
+    seen = np.where(shown >= least_shown, shown, np.nan)
+    observed = Observation(tokens, np.arange(SHORT), {"lm_head": seen})
+    result = diagnose(tiny("float"), [observed], PRESETS["float32"])
+    assert name in [cause.fault for cause in result.causes if cause.rank == 1]
+
+
+def test_prompts_fit_the_model() -> None:
+    config = tiny("float").config
+    names = [prompt.name for prompt in drawn(config)]
+    assert names == ["short", "beyond the window", "far"]
+    found, problems = ask(OracleBackend(tiny("float")), config)
+    assert len(found) == 3
+    assert not problems
+
+
+def test_the_least_of_a_valley() -> None:
+    assert least(lambda x: (math.log(x) - 0.3) ** 2, 0.1, 10) == pytest.approx(
+        math.exp(0.3), rel=1e-4
+    )
