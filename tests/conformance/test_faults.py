@@ -13,8 +13,14 @@ from tests.conformance.samples import prompt, tiny
 
 COUNT = 80
 """Tokens: more than the window of laguna-tiny, which is 64."""
-INVISIBLE = {"rope.attention_factor_twice"}
-"""laguna-tiny's attention factor is 1, and so is its square."""
+INVISIBLE = {
+    # laguna-tiny's attention factor is 1, and so is its square.
+    "rope.attention_factor_twice",
+    # No two of its router's scores are equal.
+    "router.ties_to_higher_index",
+    # Nothing is rounded in float32.
+    "norm.weight_before_cast",
+}
 
 
 @pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE)
@@ -31,7 +37,8 @@ def test_it_first_shows_where_it_says(fault: Fault) -> None:
         assert not differing
     else:
         # Other scores may also change the choice, which stands before their weights.
-        shown = [name for name in differing if not name.endswith("topk_ids")]
+        of_choice = fault.point.endswith("topk_ids")
+        shown = [name for name in differing if of_choice or not name.endswith("topk_ids")]
         assert shown[0] == fault.first_point(tiny())
 
 
