@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import pytest
 
+import laguna_ref
 from laguna_ref.conformance.faults import CATALOGUE
 from laguna_ref.conformance.faults.fault import Fault
 from laguna_ref.conformance.replay import routing_in, run
@@ -20,14 +24,33 @@ INVISIBLE = {
     "router.ties_to_higher_index",
     # Nothing is rounded in float32.
     "norm.weight_before_cast",
+    # Logits do not say where generation stops.
+    "tokens.further_stop_ids_missing",
 }
+ONLY_IN_FLOAT32 = {"norm.cast_before_weight", "router.bf16_logits"}
+ONLY_IN_BFLOAT16 = {"norm.weight_before_cast"}
+TOKENS, PLACES = np.array(prompt(COUNT)), np.arange(COUNT)
+
+
+@lru_cache
+def sound() -> dict[str, Any]:
+    return run(tiny(), TOKENS, PLACES)
+
+
+@lru_cache
+def compiled() -> laguna_ref.Laguna:
+    return laguna_ref.load(engine="numba", numerics="bfloat16")
+
+
+@lru_cache
+def sound_compiled() -> Any:
+    return compiled()(TOKENS)
 
 
 @pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE)
 def test_it_first_shows_where_it_says(fault: Fault) -> None:
-    tokens = np.array(prompt(COUNT))
-    with_it = run(fault.plant(tiny()), tokens, np.arange(COUNT))
-    without = run(tiny(), tokens, np.arange(COUNT))
+    with_it = run(fault.plant(tiny()), TOKENS, PLACES)
+    without = sound()
     differing = [
         name
         for name in sorted(without, key=execution_order)
@@ -43,6 +66,13 @@ def test_it_first_shows_where_it_says(fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE)
+def test_it_shows_in_kernels_and_in_bfloat16(fault: Fault) -> None:
+    with_it = fault.plant(compiled())(TOKENS)
+    same = np.array_equal(with_it, sound_compiled())
+    assert same == (fault.name in (INVISIBLE | ONLY_IN_FLOAT32) - ONLY_IN_BFLOAT16)
+
+
+@pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE)
 def test_it_is_described(fault: Fault) -> None:
     assert fault.description
     assert fault.severity in ("fatal", "serious", "subtle")
@@ -51,8 +81,7 @@ def test_it_is_described(fault: Fault) -> None:
 
 @pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE)
 def test_it_stays_when_the_routing_is_forced(fault: Fault) -> None:
-    tokens, places = np.array(prompt(COUNT)), np.arange(COUNT)
     planted = fault.plant(tiny())
-    free = run(planted, tokens, places)
-    forced = run(planted, tokens, places, routing_in(free))
+    free = run(planted, TOKENS, PLACES)
+    forced = run(planted, TOKENS, PLACES, routing_in(free))
     assert np.array_equal(forced["lm_head"], free["lm_head"])

@@ -5,8 +5,8 @@ One family a file. ``CATALOGUE`` holds them all by name.
 
 from __future__ import annotations
 
-from laguna_ref.conformance.faults import attention, block, gate, norms, rope, router
+from laguna_ref.conformance.faults import attention, block, gate, norms, rope, router, tokens
 from laguna_ref.conformance.faults.fault import Fault
 
-_FAMILIES = (rope, attention, gate, norms, router, block)
+_FAMILIES = (tokens, rope, attention, gate, norms, router, block)
 CATALOGUE: dict[str, Fault] = {fault.name: fault for family in _FAMILIES for fault in family.FAULTS}
