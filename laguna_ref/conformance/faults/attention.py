@@ -31,7 +31,7 @@ def _windows(model: Laguna, kind: str, size: int | None) -> Laguna:
 
 def window_one_short(model: Laguna) -> Laguna:
     """The furthest visible key is hidden: 511 keys where 512 are configured."""
-    return _windows(model, SLIDING, (model.config.sliding_window or 0) - 1)
+    return _windows(model, SLIDING, max((model.config.sliding_window or 0) - 1, 1))
 
 
 def window_one_long(model: Laguna) -> Laguna:

@@ -10,6 +10,7 @@ from typing import Any
 from laguna_ref.engines import with_replaced
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array, Numerics
+from laguna_ref.rope_spec import RopeSpec
 
 Plant = Callable[[Laguna], Laguna]
 
@@ -64,9 +65,10 @@ def with_rope(model: Laguna, kind: str, **changes: Any) -> Laguna:
     return result
 
 
-def rope_of(model: Laguna, kind: str) -> Any:
-    """The RoPE parameters of one kind of attention; None where the model has no such layer."""
-    return next((spec.rope for spec in model.config.layers if spec.attention == kind), None)
+def rope_of(model: Laguna, kind: str) -> RopeSpec:
+    """The RoPE parameters of one kind of attention; another's where the model has no such layer."""
+    layers = model.config.layers
+    return next((spec.rope for spec in layers if spec.attention == kind), layers[0].rope)
 
 
 class NormInput:

@@ -72,8 +72,6 @@ def scaling_ignored(model: Laguna) -> Laguna:
 def yarn_on_sliding_layers(model: Laguna) -> Laguna:
     """YaRN leaks to the sliding layers: they share its parameters but for theta and width."""
     full = rope_of(model, FULL)
-    if full is None:
-        return changed(model)
     shared = ("rope_type", "factor", "attention_factor", "original_max_position_embeddings",
               "beta_fast", "beta_slow", "truncate")  # fmt: skip
     return with_rope(model, SLIDING, **{name: getattr(full, name) for name in shared})
