@@ -1,4 +1,4 @@
-"""Faults of norms, embedding, head, and of how experts are put together."""
+"""Faults of embedding and head, and of how experts are put together."""
 
 from __future__ import annotations
 
@@ -12,22 +12,6 @@ from laguna_ref.conformance.faults.fault import Fault, changed
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array, Numerics
 from laguna_ref.weights import MLPWeights
-
-
-def norm_eps_1e_5(model: Laguna) -> Laguna:
-    """Every norm adds 1e-5 to the mean square, whatever rms_norm_eps says."""
-    result = changed(model)
-    result.config = replace(model.config, rms_norm_eps=1e-5)
-    return result
-
-
-def norm_plus_one(model: Laguna) -> Laguna:
-    """Norms multiply by 1 + weight, Gemma's convention."""
-
-    def rms_norm(x: Array, weight: Array, eps: float, numerics: Numerics) -> Array:
-        return model.engine.rms_norm(x, weight.astype(np.float32) + 1, eps, numerics)
-
-    return changed(model, rms_norm=rms_norm)
 
 
 def ids_off_by_one(model: Laguna) -> Laguna:
@@ -64,6 +48,29 @@ def shared_missing(model: Laguna) -> Laguna:
     return changed(model, combine=combine)
 
 
+def shared_gated(model: Laguna) -> Laguna:
+    """The shared expert has a sigmoid gate, Qwen's; one without weights lets half of it through."""
+
+    def combine(routed: Array, shared: Array, factor: float, numerics: Numerics) -> Array:
+        half = shared * numerics.dtype.type(0.5)
+        return model.engine.combine(routed, half, factor, numerics)
+
+    return changed(model, combine=combine)
+
+
+def dense_layer_as_sparse(model: Laguna) -> Laguna:
+    """The dense layer is run as a sparse block of one expert: its output is scaled as well."""
+    factor = model.config.moe_routed_scaling_factor
+
+    def mlp(x: Array, weights: MLPWeights, numerics: Numerics) -> Array:
+        out = model.engine.mlp(x, weights, numerics)
+        if ".mlp.down_proj" not in weights.down_proj.name:
+            return out  # the shared expert's
+        return model.engine.combine(out, np.zeros_like(out), factor, numerics)
+
+    return changed(model, mlp=mlp)
+
+
 def experts_rotated(model: Laguna) -> Laguna:
     """Each expert's weights stand where the router expects the next one's."""
 
@@ -76,11 +83,11 @@ def experts_rotated(model: Laguna) -> Laguna:
 
 
 FAULTS = (
-    Fault("norm.eps_1e_5", "input_layernorm", "all", "subtle", norm_eps_1e_5),
-    Fault("norm.plus_one", "input_layernorm", "all", "fatal", norm_plus_one),
     Fault("embedding.ids_off_by_one", "model.embed_tokens", "model", "fatal", ids_off_by_one),
     Fault("head.tied", "lm_head", "model", "fatal", head_tied),
     Fault("experts.shared_doubled", "mlp", "sparse", "serious", shared_doubled),
     Fault("experts.shared_missing", "mlp", "sparse", "serious", shared_missing),
+    Fault("experts.shared_gated", "mlp", "sparse", "serious", shared_gated),
+    Fault("experts.dense_layer_as_sparse", "mlp", "dense", "fatal", dense_layer_as_sparse),
     Fault("experts.rotated", "mlp.experts", "sparse", "fatal", experts_rotated),
 )

@@ -9,6 +9,8 @@ from typing import Any
 
 from laguna_ref.engines import with_replaced
 from laguna_ref.model import Laguna
+from laguna_ref.numerics import Array, Numerics
+from laguna_ref.rope_spec import RopeSpec
 
 Plant = Callable[[Laguna], Laguna]
 
@@ -21,8 +23,8 @@ class Fault:
     point: str
     """Where it first shows: a trace point of a layer, without ``model.layers.N.``."""
     layers: str
-    """The layers it shows in: ``full_attention``, ``sliding_attention``, ``sparse`` or ``all``;
-    ``model`` for a point that belongs to no layer."""
+    """The layers it shows in: ``full_attention``, ``sliding_attention``, ``dense``, ``sparse`` or
+    ``all``; ``model`` for a point that belongs to no layer, ``generation`` for none at all."""
     severity: str
     """``fatal``: garbage; ``serious``: worse text; ``subtle``: hard to see in text."""
     plant: Plant
@@ -35,7 +37,7 @@ class Fault:
         return (self.plant.__doc__ or "").partition("\n")[0]
 
     def first_point(self, model: Laguna) -> str | None:
-        """The full name of the trace point in this model; None where no layer has it."""
+        """The full name of the trace point in this model; None where it has none."""
         if self.layers == "model":
             return self.point
         for spec in model.config.layers:
@@ -63,6 +65,30 @@ def with_rope(model: Laguna, kind: str, **changes: Any) -> Laguna:
     return result
 
 
-def rope_of(model: Laguna, kind: str) -> Any:
-    """The RoPE parameters of one kind of attention; None where the model has no such layer."""
-    return next((spec.rope for spec in model.config.layers if spec.attention == kind), None)
+def rope_of(model: Laguna, kind: str) -> RopeSpec:
+    """The RoPE parameters of one kind of attention; another's where the model has no such layer."""
+    layers = model.config.layers
+    return next((spec.rope for spec in layers if spec.attention == kind), layers[0].rope)
+
+
+class NormInput:
+    """The hidden state before its norm, for a fault that reads it in place of the normed one.
+
+    ``rms_norm`` takes the engine's place and remembers the vectors [T, D] that it was last given;
+    norms of heads come between them and their readers, and are let through.
+    """
+
+    def __init__(self, model: Laguna) -> None:
+        self._engine = model.engine
+        self._last: Array | None = None
+
+    def rms_norm(self, x: Array, weight: Array, eps: float, numerics: Numerics) -> Array:
+        """The engine's own norm."""
+        if x.ndim == 2:
+            self._last = x
+        return self._engine.rms_norm(x, weight, eps, numerics)
+
+    def value(self) -> Array:
+        """What the last norm of hidden states was given, [T, D]."""
+        assert self._last is not None, "a norm comes before whatever reads its result"
+        return self._last

@@ -69,6 +69,14 @@ def scaling_ignored(model: Laguna) -> Laguna:
     return with_rope(model, FULL, factor=1.0)
 
 
+def yarn_on_sliding_layers(model: Laguna) -> Laguna:
+    """YaRN leaks to the sliding layers: they share its parameters but for theta and width."""
+    full = rope_of(model, FULL)
+    shared = ("rope_type", "factor", "attention_factor", "original_max_position_embeddings",
+              "beta_fast", "beta_slow", "truncate")  # fmt: skip
+    return with_rope(model, SLIDING, **{name: getattr(full, name) for name in shared})
+
+
 def interleaved(model: Laguna) -> Laguna:
     """Neighbouring dimensions are rotated as pairs, instead of the two halves."""
 
@@ -110,6 +118,8 @@ FAULTS = (
     Fault("rope.original_context_is_the_new_one", _Q, FULL, "serious",
           original_context_is_the_new_one),
     Fault("rope.scaling_ignored", _Q, FULL, "serious", scaling_ignored),
+    Fault("rope.yarn_on_sliding_layers", _Q, SLIDING, "serious", yarn_on_sliding_layers,
+          (f"{GITHUB}/ikawrakow/ik_llama.cpp/pull/1911",)),
     Fault("rope.interleaved", _Q, "all", "fatal", interleaved),
     Fault("rope.positions_from_one", _Q, "all", "subtle", positions_from_one),
 )  # fmt: skip
