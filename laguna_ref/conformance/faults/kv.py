@@ -235,7 +235,7 @@ _K, _OUT = "self_attn.k_cached", "self_attn.attention"
 FAULTS = (
     Fault("kv.scales_swapped", _K, "fp8", "subtle", scales_swapped),
     Fault("kv.scales_swapped_in_reading", _K, "fp8", "serious", scales_swapped_in_reading),
-    Fault("kv.scales_inverted", _K, "fp8", "serious", scales_inverted),
+    Fault("kv.scales_inverted", _K, "fp8", "subtle", scales_inverted),
     Fault("kv.scales_not_loaded", _K, "fp8", "subtle", scales_not_loaded),
     Fault("kv.scales_ignored_in_reading", _K, "fp8", "fatal", scales_ignored_in_reading,
           (f"{GITHUB}/vllm-project/vllm/pull/42580",)),
