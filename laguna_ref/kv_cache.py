@@ -32,6 +32,27 @@ class KVFormat:
     k_scale: np.float32
     v_scale: np.float32
 
+    def storage_type(self, numerics: Numerics) -> np.dtype[Any]:
+        """FP8 codes, or the numerics' own type."""
+        return np.dtype(np.uint8) if self.fp8 else numerics.cache_dtype
+
+    def encode(self, x: Array, point: str, dtype: np.dtype[Any]) -> Array:
+        """What is stored, as ``dtype``; ``point`` is the trace point, a ``k_cached`` for keys."""
+        if not self.fp8:
+            # A value that later queries may see must not reach earlier ones as 0 * NaN.
+            checks.finite(x, point)
+            return x.astype(dtype)
+        return fp8_encode(x, self.k_scale if point.endswith("k_cached") else self.v_scale, point)
+
+    def decode(self, keys: Array, values: Array, numerics: Numerics) -> tuple[Array, Array]:
+        """Stored keys and values as numbers."""
+        if self.fp8:
+            return (
+                fp8_decode(keys, self.k_scale, numerics),
+                fp8_decode(values, self.v_scale, numerics),
+            )
+        return numerics.cast(keys), numerics.cast(values)
+
 
 @dataclass(frozen=True)
 class KVSlice:
@@ -47,20 +68,13 @@ class KVSlice:
 
     def decode(self, start: int, stop: int, g: int, numerics: Numerics) -> tuple[Array, Array]:
         """Keys and values of rows ``start:stop`` of key/value head ``g``, each [S', C]."""
-        return self._decoded(self.keys[start:stop, g], self.values[start:stop, g], numerics)
+        keys, values = self.keys[start:stop, g], self.values[start:stop, g]
+        return self.format.decode(keys, values, numerics)
 
     def newest(self, count: int, numerics: Numerics) -> tuple[Array, Array]:
         """Keys and values of the last ``count`` tokens as read back, each [count, G, C]."""
         first = len(self.keys) - count
-        return self._decoded(self.keys[first:], self.values[first:], numerics)
-
-    def _decoded(self, keys: Array, values: Array, numerics: Numerics) -> tuple[Array, Array]:
-        if self.format.fp8:
-            return (
-                fp8_decode(keys, self.format.k_scale, numerics),
-                fp8_decode(values, self.format.v_scale, numerics),
-            )
-        return numerics.cast(keys), numerics.cast(values)
+        return self.format.decode(self.keys[first:], self.values[first:], numerics)
 
 
 class LayerCache:
@@ -80,7 +94,7 @@ class LayerCache:
         self.window = window
         self.format = stored
         self.shape = shape
-        self.dtype = _storage_type(stored, numerics)
+        self.dtype = stored.storage_type(numerics)
         self.length = 0
         self._oldest = 0  # the first token a ring still holds; truncating does not bring back more
         self._keys = _rows(window or 0, shape, self.dtype)
@@ -140,12 +154,7 @@ class LayerCache:
             )
 
     def _encode(self, x: Array, point: str) -> Array:
-        if not self.format.fp8:
-            # A value that later queries may see must not reach earlier ones as 0 * NaN.
-            checks.finite(x, f"{self.name}.{point}")
-            return x.astype(self.dtype)
-        scale = self.format.k_scale if point == "k_cached" else self.format.v_scale
-        return fp8_encode(x, scale, f"{self.name}.{point}")
+        return self.format.encode(x, f"{self.name}.{point}", self.dtype)
 
     def _behind_all(self, keys: Array, values: Array) -> KVSlice:
         end = self.length + len(keys)
@@ -227,7 +236,7 @@ class KVCache:
         """Raises CacheError unless the cache was made for such a model."""
         shape = (config.num_key_value_heads, config.head_dim)
         expected = [
-            (shape, layer.window, stored, _storage_type(stored, numerics))
+            (shape, layer.window, stored, stored.storage_type(numerics))
             for layer, stored in zip(config.layers, formats, strict=True)
         ]
         found = [(x.shape, x.window, x.format, x.dtype) for x in self.layers]
@@ -239,10 +248,6 @@ class KVCache:
                 expected=expected[at : at + 1],
                 found=found[at : at + 1],
             )
-
-
-def _storage_type(stored: KVFormat, numerics: Numerics) -> np.dtype[Any]:
-    return np.dtype(np.uint8) if stored.fp8 else numerics.cache_dtype
 
 
 def cache_bytes(config: LagunaConfig, tokens: int, fp8_layers: Sequence[bool]) -> dict[str, int]:

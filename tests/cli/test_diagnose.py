@@ -19,8 +19,7 @@ def test_a_dump_is_named(run: Run, tmp_path: Path) -> None:
     logits = CATALOGUE["router.scaling_missing"].plant(model)(tokens)
     path = tmp_path / "dump.safetensors"
     save_file({"tokens": tokens, "positions": np.arange(24), "lm_head": logits}, path)
-    done = run("diagnose", str(path), "--json")
-    assert done.exit_code == 1
+    done = run("diagnose", path, "--json", code=1)
     found = json.loads(done.stdout)
     assert found["verdict"] == "named"
     assert "router.scaling_missing" in [c["fault"] for c in found["causes"] if c["rank"] == 1]
@@ -28,6 +27,5 @@ def test_a_dump_is_named(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_unknown_backend_is_one_line(run: Run) -> None:
-    done = run("diagnose", "nobody")
-    assert done.exit_code == 2
+    done = run("diagnose", "nobody", code=2)
     assert "unknown backend" in done.stderr

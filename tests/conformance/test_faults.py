@@ -18,15 +18,18 @@ from tests.conformance.samples import prompt, tiny
 COUNT = 80
 """Tokens: more than the window of laguna-tiny, which is 64."""
 INVISIBLE = {
-    # laguna-tiny's attention factor is 1, and so is its square.
-    "rope.attention_factor_twice",
-    # No two of its router's scores are equal.
-    "router.ties_to_higher_index",
-    # Nothing is rounded in float32.
-    "norm.weight_before_cast",
-    # Logits do not say where generation stops.
-    "tokens.further_stop_ids_missing",
+    "rope.attention_factor_twice": "laguna-tiny's attention factor is 1, and so is its square",
+    "router.ties_to_higher_index": "no two of its router's scores are equal",
+    "norm.weight_before_cast": "nothing is rounded in float32",
+    "tokens.further_stop_ids_missing": "logits do not say where generation stops",
+    "kv.overflow_to_nan_code": "no key or value of this prompt is beyond 464 scales",
+    "kv.ring_one_short": "the ring is read only where a sequence comes in several calls",
+    "kv.skip_list_off_by_one": "all layers are FP8",
+    "packed.groups_twice_as_long": "a row of 128 columns is one group",
+    "packed.scales_in_float16": "every scale is above 2**-14, where float16 holds it exactly",
 }
+"""Why laguna-tiny, in one call, cannot show them; ``test_faults_elsewhere.py`` and
+``test_faults_apart.py`` do."""
 ONLY_IN_FLOAT32 = {"norm.cast_before_weight", "router.bf16_logits"}
 ONLY_IN_BFLOAT16 = {"norm.weight_before_cast"}
 TOKENS, PLACES = np.array(prompt(COUNT)), np.arange(COUNT)
@@ -69,7 +72,7 @@ def test_it_first_shows_where_it_says(fault: Fault) -> None:
 def test_it_shows_in_kernels_and_in_bfloat16(fault: Fault) -> None:
     with_it = fault.plant(compiled())(TOKENS)
     same = np.array_equal(with_it, sound_compiled())
-    assert same == (fault.name in (INVISIBLE | ONLY_IN_FLOAT32) - ONLY_IN_BFLOAT16)
+    assert same == (fault.name in (set(INVISIBLE) | ONLY_IN_FLOAT32) - ONLY_IN_BFLOAT16)
 
 
 @pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE)
@@ -85,3 +88,9 @@ def test_it_stays_when_the_routing_is_forced(fault: Fault) -> None:
     free = run(planted, TOKENS, PLACES)
     forced = run(planted, TOKENS, PLACES, routing_in(free))
     assert np.array_equal(forced["lm_head"], free["lm_head"])
+
+
+def test_planting_leaves_the_model_as_it_was() -> None:
+    for fault in CATALOGUE.values():
+        fault.plant(compiled())
+    assert np.array_equal(compiled()(TOKENS), sound_compiled())

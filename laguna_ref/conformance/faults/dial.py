@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from laguna_ref.conformance.faults.fault import changed, rope_of, with_rope
+from laguna_ref.conformance.faults.fault import changed, kinds_of, rope_of, with_rope
 from laguna_ref.kv_cache import KVFormat
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array, Numerics
@@ -35,7 +35,7 @@ class Dial:
         if self.layers == "model":
             return self.point
         for spec in model.config.layers:
-            if self.layers in ("all", spec.attention, spec.mlp):
+            if self.layers in kinds_of(model, spec):
                 return f"model.layers.{spec.index}.{self.point}"
         return None
 
@@ -118,7 +118,7 @@ DIALS = (
     Dial("attention.scale", "self_attn.attention", "all", lambda m: 1.0, _attention_scale,
          1 / 16, 16),
     Dial("experts.shared_scale", "mlp", "sparse", lambda m: 1.0, _shared_scale),
-    Dial("kv.k_scale", "self_attn.k_cached", "all", *_kv("k")),
-    Dial("kv.v_scale", "self_attn.v_cached", "all", *_kv("v")),
+    Dial("kv.k_scale", "self_attn.k_cached", "fp8", *_kv("k")),
+    Dial("kv.v_scale", "self_attn.v_cached", "fp8", *_kv("v")),
 )  # fmt: skip
 """All of them."""

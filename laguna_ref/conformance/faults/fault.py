@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from laguna_ref.config import LayerSpec
 from laguna_ref.engines import with_replaced
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array, Numerics
@@ -23,8 +24,8 @@ class Fault:
     point: str
     """Where it first shows: a trace point of a layer, without ``model.layers.N.``."""
     layers: str
-    """The layers it shows in: ``full_attention``, ``sliding_attention``, ``dense``, ``sparse`` or
-    ``all``; ``model`` for a point that belongs to no layer, ``generation`` for none at all."""
+    """The layers it shows in: ``all``, or one of the names that ``kinds_of`` gives a layer;
+    ``model`` for a point that belongs to no layer, ``generation`` for none at all."""
     severity: str
     """``fatal``: garbage; ``serious``: worse text; ``subtle``: hard to see in text."""
     plant: Plant
@@ -41,9 +42,20 @@ class Fault:
         if self.layers == "model":
             return self.point
         for spec in model.config.layers:
-            if self.layers in ("all", spec.attention, spec.mlp):
+            if self.layers in kinds_of(model, spec):
                 return f"model.layers.{spec.index}.{self.point}"
         return None
+
+
+def kinds_of(model: Laguna, spec: LayerSpec) -> set[str]:
+    """What a layer is: ``full_attention``, ``sparse``, ``fp8`` (its cache), ``packed`` and
+    ``int4`` or ``int8`` (its routed experts) and so on."""
+    kinds = {"all", spec.attention, spec.mlp}
+    if model.kv_formats[spec.index].fp8:
+        kinds.add("fp8")
+    if spec.mlp == "sparse" and spec.weight_format.bits:
+        kinds |= {"packed", f"int{spec.weight_format.bits}"}
+    return kinds
 
 
 def changed(model: Laguna, **functions: Any) -> Laguna:
