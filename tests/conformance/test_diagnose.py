@@ -10,7 +10,7 @@ import pytest
 
 from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
 from laguna_ref.conformance.diagnosis.diagnosis import Diagnosis
-from laguna_ref.conformance.diagnosis.fit import least
+from laguna_ref.conformance.diagnosis.fit import coarse, fine
 from laguna_ref.conformance.diagnosis.misfit import Observation
 from laguna_ref.conformance.diagnosis.prompts import ask, drawn
 from laguna_ref.conformance.diagnosis.search import diagnose
@@ -123,6 +123,9 @@ def test_prompts_fit_the_model() -> None:
 
 
 def test_the_least_of_a_valley() -> None:
-    assert least(lambda x: (math.log(x) - 0.3) ** 2, 0.1, 10) == pytest.approx(
-        math.exp(0.3), rel=1e-4
-    )
+    def cost(x: float) -> float:
+        return (math.log(x) - 0.3) ** 2
+
+    _, left, right = coarse(cost, 0.1, 10)
+    assert left < math.exp(0.3) < right
+    assert fine(cost, left, right) == pytest.approx(math.exp(0.3), rel=1e-4)

@@ -12,15 +12,19 @@ STEPS = 24
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def least(cost: Callable[[float], float], low: float, high: float) -> float:
-    """The positive number between ``low`` and ``high`` with the least cost.
+Cost = Callable[[float], float]
 
-    A grid even in the logarithm finds the valley, golden section its bottom (to 1e-5 of the
-    interval between three points of the grid).
-    """
+
+def coarse(cost: Cost, low: float, high: float) -> tuple[float, float, float]:
+    """The least cost on a grid even in the logarithm, and the neighbours it lies between."""
     grid = np.geomspace(low, high, GRID).tolist()
-    best = int(np.argmin([cost(value) for value in grid]))
-    left, right = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
+    costs = [cost(value) for value in grid]
+    best = int(np.argmin(costs))
+    return costs[best], grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
+
+
+def fine(cost: Cost, left: float, right: float) -> float:
+    """The bottom of the valley between two numbers, to 1e-5 of their ratio, by golden section."""
     a, b = math.log(left), math.log(right)
     c, d = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
     at_c, at_d = cost(math.exp(c)), cost(math.exp(d))

@@ -28,9 +28,9 @@ class Prompt:
     positions: tuple[int, ...] | None = None
 
 
-def drawn(config: LagunaConfig) -> list[Prompt]:
-    """Random tokens, the same for every run."""
-    random = np.random.default_rng(SEED)
+def drawn(config: LagunaConfig, seed: int = SEED) -> list[Prompt]:
+    """Random tokens, the same for every run of one seed."""
+    random = np.random.default_rng(seed)
 
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(random.integers(0, config.vocab_size, count).tolist())

@@ -16,7 +16,7 @@ from laguna_ref.conformance.diagnosis.diagnosis import (
     Cause,
     Diagnosis,
 )
-from laguna_ref.conformance.diagnosis.fit import least
+from laguna_ref.conformance.diagnosis.fit import Cost, coarse, fine
 from laguna_ref.conformance.diagnosis.hypotheses import (
     Hypothesis,
     both,
@@ -27,6 +27,7 @@ from laguna_ref.conformance.diagnosis.hypotheses import (
 )
 from laguna_ref.conformance.diagnosis.misfit import Evidence, Observation, gather
 from laguna_ref.conformance.faults import CATALOGUE
+from laguna_ref.conformance.faults.dial import Dial
 from laguna_ref.conformance.precision import Precision
 from laguna_ref.errors import LagunaError
 from laguna_ref.model import Laguna
@@ -36,6 +37,8 @@ ENOUGH = 0.5
 FITTED, HELD_OUT = 16, 16
 """Legal runs that measure the floor, and that say how far a legal backend strays above it."""
 SHOWN = 8
+TURNED = 3
+"""Continuous faults whose value is sought more closely than on a grid."""
 PAIRED = 3
 """How many of the best are tried together with every other one."""
 Progress = Callable[[str, int, int], None]
@@ -114,22 +117,22 @@ class Search:
         return float(np.clip((self.deviation - max(misfit, self.usual)) / beyond, 0, 1))
 
     def _turned(self) -> list[Hypothesis]:
-        """Continuous faults, each at the value that fits the first prompt best."""
-        result = []
-        known = list(dials(self.model))
+        """The continuous faults nearest to what was seen, at the values that fit best.
+
+        By the first prompt: the others take part in judging what comes out.
+        """
+        first, known = self.evidence[0], list(dials(self.model))
+        rough = []
         for done, (dial, configured) in enumerate(known):
             self.progress(f"fitting {dial.name}", done, len(known))
-            first = self.evidence[0]
-
-            def cost(value: float, dial=dial, first=first) -> float:  # type: ignore[no-untyped-def]
-                try:
-                    return float(first.smooth(dial.plant(first.truth, value)))
-                except LagunaError:
-                    return float("inf")
-
-            value = least(cost, configured * dial.low, configured * dial.high)
-            result.append(turned(self.model, dial, value))
-        return result
+            cost = _cost(first, dial)
+            between = coarse(cost, configured * dial.low, configured * dial.high)
+            rough.append((between[0], dial.name, dial, between[1:]))
+        nearest = sorted(rough, key=lambda each: each[:2])[:TURNED]
+        return [
+            turned(self.model, dial, fine(_cost(first, dial), *between))
+            for _, _, dial, between in nearest
+        ]
 
     def _all(self, hypotheses: Sequence[Hypothesis], what: str) -> list[Tried]:
         result = []
@@ -198,3 +201,16 @@ class Search:
             hypothesis.name, share, rank, hypothesis.point, description, used, instead,
             tuple(dict.fromkeys(hypothesis.references)),
         )  # fmt: skip
+
+
+def _cost(evidence: Evidence, dial: Dial) -> Cost:
+    """How badly the model fits with the dial at a value."""
+
+    def cost(value: float) -> float:
+        try:
+            with np.errstate(all="ignore"):
+                return evidence.smooth(dial.plant(evidence.truth, value))
+        except LagunaError:
+            return float("inf")
+
+    return cost
