@@ -103,11 +103,11 @@ def _introduction() -> list[str]:
     return [
         "Which of the catalogue's faults are found, and which are named, when they are planted in",
         "laguna-tiny: `python tools/oracle_power.py` makes this page. The culprit computes in",
-        "compiled kernels or with legal noise, on prompts that no diagnosis uses. *Found*: not taken",
-        "for conforming. *Named*: the fault is among the causes, at the rank given; causes of one",
-        "rank cannot be told apart by what was observed. *Invisible*: the float64 oracle computes the",
-        "same bits with the fault and without it on these prompts; such faults are tested on other",
-        "checkpoints (`tests/conformance/test_faults_apart.py`, `test_faults_elsewhere.py`).",
+        "compiled kernels or with legal noise, on prompts that no diagnosis uses. *Found*: not",
+        "taken for conforming. *Named*: the fault is among the causes, at the rank given; causes",
+        "of one rank cannot be told apart by what was observed. *Invisible*: the float64 oracle",
+        "computes the same bits with the fault and without it on these prompts; such faults are",
+        "tested on other checkpoints (`test_faults_apart.py`, `test_faults_elsewhere.py`).",
     ]
 
 

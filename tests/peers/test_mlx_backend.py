@@ -11,6 +11,10 @@ import pytest
 from laguna_ref import checkpoint
 from laguna_ref.conformance.adapters import opener
 from laguna_ref.conformance.backend import BackendError
+from laguna_ref.conformance.diagnosis.misfit import Observation
+from laguna_ref.conformance.diagnosis.prompts import drawn
+from laguna_ref.conformance.diagnosis.search import diagnose
+from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.conformance.replay import with_forced
 from laguna_ref.load import EMBEDDED
 from laguna_ref.trace import trace_points
@@ -140,3 +144,20 @@ def test_what_it_cannot_do_is_said_in_one_line(tmp_path: Path) -> None:
     checkpoint.write(tmp_path / "model", small, checkpoint.synth(small))
     with pytest.raises(BackendError, match="mlx-lm cannot load it"):
         opener("mlx")(tmp_path / "model")
+
+
+def test_diagnose_names_the_ignored_key_from_logits_alone(as_published: Path) -> None:
+    """With the value that it uses instead; without the key nothing is wrong (above)."""
+    backend = opener("mlx")(as_published)
+    oracle = oracle_of(backend, as_published)
+    found = [
+        Observation(np.array(p.tokens), np.arange(len(p.tokens)),
+                    {"lm_head": backend.logits(p.tokens)})
+        for p in drawn(oracle.config) if p.positions is None
+    ]  # fmt: skip
+    result = diagnose(oracle, found, PRESETS["float32"])
+    assert result.verdict == "named"
+    cause = result.causes[0]
+    assert cause.fault == "rope.attention_factor_derived"
+    assert cause.parameters["attention_factor"] == pytest.approx(DEFAULT_FACTOR)
+    assert "https://github.com/ml-explore/mlx-lm/pull/1507" in cause.references

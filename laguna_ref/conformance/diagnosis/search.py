@@ -34,8 +34,15 @@ from laguna_ref.model import Laguna
 
 ENOUGH = 0.5
 """A cause is named when it explains more than what it leaves."""
-FITTED, HELD_OUT = 16, 16
-"""Legal runs that measure the floor, and that say how far a legal backend strays above it."""
+FEW, MANY = 16, 100
+"""Legal runs that measure the floor, and as many more that say how far a legal backend strays
+above it: few tell a bug from noise, many keep false alarms at 1 % where it is a close call."""
+CLOSE = 20.0
+"""Times the greatest misfit of a legal run: below it, many are run."""
+EXPLAINED = 0.9
+"""Less than that explained by the trace, and the logits are looked at too."""
+ALIKE = 0.05
+"""Causes that leave the same misfit to this share of the deviation are not told apart."""
 SHOWN = 8
 TURNED = 3
 """Continuous faults whose value is sought more closely than on a grid."""
@@ -57,33 +64,48 @@ def diagnose(
     observations: Sequence[Observation],
     precision: Precision,
     *,
-    fitted: int = FITTED,
-    held_out: int = HELD_OUT,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Fits what was observed against every fault.
 
     ``model``: the oracle of the checkpoint, its cache and dequantisation those that the backend
-    was given. A trace is looked at first; where every operation is right, or none is known, the
-    logits.
+    was given. A trace is looked at first; where every operation is right, no fault explains what
+    is wrong, or no trace is known, the logits.
     """
     progress = progress or (lambda what, done, total: None)
-    looked_at = None
+    found: list[Diagnosis] = []
+    search = None
     for way in ("trace", "logits"):
         progress(f"noise of the {way}", 0, 1)
-        evidence = gather(model, observations, precision, way, fitted, held_out)
-        if not evidence:
+        search = _searching(model, observations, precision, way, progress) or search
+        if search is None or search.way != way or search.deviation <= search.noise:
             continue
-        looked_at = way
-        search = Search(model, evidence, progress)
-        if search.deviation > search.noise:
-            return search.diagnosis(way)
-    if looked_at is None:
+        found.append(search.diagnosis())
+        if found[-1].causes and found[-1].causes[0].explained >= EXPLAINED:
+            break
+    if found:
+        return max(found, key=lambda each: each.causes[0].explained if each.causes else 0.0)
+    if search is None:
         return Diagnosis(INCONCLUSIVE, "nothing to look at: neither logits nor a trace")
     return Diagnosis(
-        CONFORMING, "a legal run strays as far", looked_at=looked_at, misfit=search.deviation,
+        CONFORMING, "a legal run strays as far", looked_at=search.way, misfit=search.deviation,
         noise=search.noise,
     )  # fmt: skip
+
+
+def _searching(
+    model: Laguna, observations: Sequence[Observation], precision: Precision, way: str,
+    progress: Progress,
+) -> Search | None:  # fmt: skip
+    """With as many legal runs as it takes; None where nothing can be looked at this way."""
+    evidence = gather(model, observations, precision, way, FEW, FEW)
+    if not evidence:
+        return None
+    search = Search(model, evidence, progress)
+    if search.noise < search.deviation < CLOSE * search.noise:
+        evidence = gather(model, observations, precision, way, MANY, MANY)
+        search = Search(model, evidence, progress)
+    return search
 
 
 class Search:
@@ -91,14 +113,15 @@ class Search:
 
     def __init__(self, model: Laguna, evidence: Sequence[Evidence], progress: Progress) -> None:
         self.model, self.evidence, self.progress = model, evidence, progress
+        self.way = evidence[0].way
         legal = np.sum([each.legal for each in evidence], axis=0)
         self.noise, self.usual = float(np.max(legal)), float(np.median(legal))
         self.deviation = sum(each.misfit(each.truth) for each in evidence)
 
-    def diagnosis(self, way: str) -> Diagnosis:
+    def diagnosis(self) -> Diagnosis:
         """Ranked causes of a deviation that is there."""
         singles = self._all(list(chain(named(self.model), self._turned())), "fault")
-        tried = sorted(singles, key=self._order)
+        tried = self._ranked(singles)
         if tried and tried[0].misfit > self.noise:
             tried = self._with_pairs(tried)
         causes = self._causes(tried)
@@ -109,7 +132,7 @@ class Search:
             if verdict == NAMED
             else f"no fault of the catalogue explains more than {best:.0%} of the deviation"
         )
-        return Diagnosis(verdict, reason, {}, way, self.deviation, self.noise, causes)
+        return Diagnosis(verdict, reason, {}, self.way, self.deviation, self.noise, causes)
 
     def explained(self, misfit: float) -> float:
         """Share of the deviation beyond usual noise that a misfit leaves none of."""
@@ -164,26 +187,38 @@ class Search:
             for pair in self._all(list(pairs.values()), "together")
             if pair.misfit - self.usual < (tried[0].misfit - self.usual) / 2
         ]
-        return sorted([*tried, *better], key=self._order)
+        return self._ranked([*tried, *better])
 
-    def _order(self, tried: Tried) -> tuple[float, int, int, float, str]:
-        """Best first; of those that noise cannot tell apart, the simpler one."""
-        hypothesis = tried.hypothesis
-        misfit = max(tried.misfit, self.noise)
-        return (misfit, len(hypothesis.names), hypothesis.fitted, tried.misfit, hypothesis.name)
+    def _ranked(self, tried: Sequence[Tried]) -> list[Tried]:
+        """Best first; of those that cannot be told apart, the simpler one."""
+        left = sorted(tried, key=lambda each: each.misfit)
+        result: list[Tried] = []
+        while left:
+            alike = [each for each in left if self._alike(left[0], each)]
+            left = left[len(alike) :]
+            result += sorted(alike, key=_complexity)
+        return result
+
+    def _alike(self, better: Tried, other: Tried) -> bool:
+        inside = other.misfit <= self.noise
+        return inside or other.misfit - better.misfit <= ALIKE * self.deviation
 
     def _causes(self, tried: Sequence[Tried]) -> list[Cause]:
         causes: list[Cause] = []
-        rank, last = 0, float("-inf")
+        rank, best = 1, None
         for each in tried[:SHOWN]:
             share = self.explained(each.misfit)
             if share <= 0:
                 break
-            misfit = max(each.misfit, self.noise)
-            if misfit > last:
-                rank, last = len(causes) + 1, misfit
+            if best is None or not self._alike(best, each):
+                rank, best = len(causes) + 1, self._least_alike(each, tried)
             causes.append(self._cause(each.hypothesis, share, rank))
         return causes
+
+    def _least_alike(self, one: Tried, tried: Sequence[Tried]) -> Tried:
+        """The best of those that ``one`` cannot be told apart from and that are ranked after it."""
+        after = tried[tried.index(one) :]
+        return min(after, key=lambda each: each.misfit)
 
     def _cause(self, hypothesis: Hypothesis, share: float, rank: int) -> Cause:
         changed = settings(self.model, hypothesis.plant(self.model))
@@ -214,3 +249,8 @@ def _cost(evidence: Evidence, dial: Dial) -> Cost:
             return float("inf")
 
     return cost
+
+
+def _complexity(tried: Tried) -> tuple[int, int, float, str]:
+    hypothesis = tried.hypothesis
+    return len(hypothesis.names), hypothesis.fitted, tried.misfit, hypothesis.name
