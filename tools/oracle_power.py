@@ -112,12 +112,12 @@ def _introduction() -> list[str]:
 
 
 def _summary(rows: Sequence[Row]) -> list[str]:
-    lines = ["| looked at | faults visible | found | rank 1 | rank 1 to 3 |",
+    lines = ["| looked at | faults visible | found | named first | rank 1 to 3 |",
              "| --- | ---: | ---: | ---: | ---: |"]  # fmt: skip
     for way in WAYS:
         seen = [row for row in rows if row.way == way and row.visible]
         found = sum(row.verdict in ("named", "unknown") for row in seen)
-        first = sum(row.rank == 1 for row in seen)
+        first = sum(row.rank == 1 and row.verdict == "named" for row in seen)
         three = sum(row.rank is not None and row.rank <= 3 for row in seen)
         share = [f"{n} ({n / len(seen):.0%})" for n in (found, first, three)]
         lines.append(f"| {way} | {len(seen)} | {share[0]} | {share[1]} | {share[2]} |")
@@ -136,7 +136,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 def _cell(row: Row) -> str:
     if row.verdict == "conforming":
         return "not found"
-    if row.rank == 1:
+    if row.rank == 1 and row.verdict == "named":
         return f"named, {row.explained:.0%}"
     rank = "not among the causes" if row.rank is None else f"rank {row.rank}"
     return f"{row.verdict}, {rank}; first: {row.first or 'none'} {row.explained:.0%}"

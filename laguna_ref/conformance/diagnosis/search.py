@@ -40,7 +40,8 @@ above it: few tell a bug from noise, many keep false alarms at 1 % where it is a
 CLOSE = 20.0
 """Times the greatest misfit of a legal run: below it, many are run."""
 EXPLAINED = 0.9
-"""Less than that explained by the trace, and the logits are looked at too."""
+"""Less than that explained by one fault, and pairs are tried; by the trace, and the logits are
+looked at too."""
 ALIKE = 0.05
 """Causes that leave the same misfit to this share of the deviation are not told apart."""
 SHOWN = 8
@@ -122,7 +123,7 @@ class Search:
         """Ranked causes of a deviation that is there."""
         singles = self._all(list(chain(named(self.model), self._turned())), "fault")
         tried = self._ranked(singles)
-        if tried and tried[0].misfit > self.noise:
+        if tried and self.explained(tried[0].misfit) < EXPLAINED:
             tried = self._with_pairs(tried)
         causes = self._causes(tried)
         best = causes[0].explained if causes else 0.0
