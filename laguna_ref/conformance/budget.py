@@ -205,9 +205,11 @@ class Prompt:
 
     def trace(self, seed: int) -> dict[str, Array]:
         """All trace points of the variation of a seed."""
-        variation = draw(self.precision, seed)
-        legal = varied(self.model, variation, self.matrices)
-        return run(legal, self.oracle.tokens, self.oracle.positions)
+        return run(self.variation(seed), self.oracle.tokens, self.oracle.positions)
+
+    def variation(self, seed: int) -> Laguna:
+        """The legal variation of a seed; for one run, its sums draw as they go."""
+        return varied(self.model, draw(self.precision, seed), self.matrices)
 
     def legal(self, seed: int) -> Comparisons:
         """That variation judged in every mode."""

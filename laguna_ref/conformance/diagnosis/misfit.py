@@ -13,7 +13,7 @@ token near the floor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,10 @@ from laguna_ref.conformance.operations import Points
 from laguna_ref.conformance.precision import Precision
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
+
+Plant = Callable[[Laguna], Laguna]
+OTHERS = 1_000_000
+"""First seed of legal runs with a fault planted: none that the floor was measured by."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,19 @@ class Evidence:
     def misfit(self, model: Laguna) -> float:
         """Of a model: the truth, or the truth with a fault planted."""
         return self._excess(self._distances(model, self.observed.points))
+
+    def nearest(self, plant: Plant, runs: int) -> float:
+        """The misfit of a fault in whichever of several legal runs comes nearest, token by token.
+
+        A value that falls to another FP8 code, or a token that goes to another expert, sends all
+        that follows another way: one run in float64 is not the only one a port may follow.
+        """
+        points = self.observed.points
+        away = [self._distances(plant(self.truth), points)]
+        away += [self._distances(plant(self.prompt.variation(seed)), points)
+                 for seed in range(OTHERS, OTHERS + runs)]  # fmt: skip
+        return self._excess({point: np.min([run[point] for run in away], axis=0)
+                             for point in away[0]})  # fmt: skip
 
     def smooth(self, model: Laguna) -> float:
         """The same without the floor's edge, for whoever looks for the least of it."""

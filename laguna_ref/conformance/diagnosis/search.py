@@ -16,7 +16,7 @@ from laguna_ref.conformance.diagnosis.diagnosis import (
     Cause,
     Diagnosis,
 )
-from laguna_ref.conformance.diagnosis.fit import Cost, coarse, fine
+from laguna_ref.conformance.diagnosis.fit import SHORT, Cost, coarse, fine
 from laguna_ref.conformance.diagnosis.hypotheses import (
     Hypothesis,
     both,
@@ -44,11 +44,14 @@ EXPLAINED = 0.9
 looked at too."""
 ALIKE = 0.05
 """Causes that leave the same misfit to this share of the deviation are not told apart."""
-SHOWN = 8
+SHOWN, SHOWN_SHARE = 8, 0.01
+"""Causes listed at most, and what each explains at least."""
 TURNED = 3
 """Continuous faults whose value is sought more closely than on a grid."""
 PAIRED = 3
 """How many of the best are tried together with every other one."""
+CLOSER, LEGAL_RUNS = 6, 16
+"""How many of the best are looked at again in legal runs of their own, and in how many."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -123,6 +126,9 @@ class Search:
         """Ranked causes of a deviation that is there."""
         singles = self._all(list(chain(named(self.model), self._turned())), "fault")
         tried = self._ranked(singles)
+        if self.way == "logits" and tried and tried[0].misfit > self.noise:
+            some = [t for t in tried[:CLOSER] if self.explained(t.misfit) >= SHOWN_SHARE]
+            tried = self._ranked([*self._closer(some), *tried[len(some) :]])
         if tried and self.explained(tried[0].misfit) < EXPLAINED:
             tried = self._with_pairs(tried)
         causes = self._causes(tried)
@@ -150,12 +156,13 @@ class Search:
         for done, (dial, configured) in enumerate(known):
             self.progress(f"fitting {dial.name}", done, len(known))
             cost = _cost(first, dial)
-            between = coarse(cost, configured * dial.low, configured * dial.high)
-            rough.append((between[0], dial.name, dial, between[1:]))
+            left, right = coarse(cost, configured * dial.low, configured * dial.high)
+            # A valley narrower than the grid shows only when one walks down a little.
+            rough.append((fine(cost, left, right, SHORT)[1], dial.name, dial, left, right))
         nearest = sorted(rough, key=lambda each: each[:2])[:TURNED]
         return [
-            turned(self.model, dial, fine(_cost(first, dial), *between))
-            for _, _, dial, between in nearest
+            turned(self.model, dial, fine(_cost(first, dial), left, right)[0])
+            for _, _, dial, left, right in nearest
         ]
 
     def _all(self, hypotheses: Sequence[Hypothesis], what: str) -> list[Tried]:
@@ -174,6 +181,17 @@ class Search:
                 return sum(each.misfit(hypothesis.plant(each.truth)) for each in self.evidence)
         except (LagunaError, ArithmeticError, IndexError, ValueError):
             return None
+
+    def _closer(self, best: Sequence[Tried]) -> list[Tried]:
+        """Each held against several legal runs with the fault, where one run leaves something."""
+        result = []
+        for done, each in enumerate(best):
+            self.progress(f"legal runs of {each.hypothesis.name}", done, len(best))
+            plant = each.hypothesis.plant
+            with np.errstate(all="ignore"):
+                misfit = sum(seen.nearest(plant, LEGAL_RUNS) for seen in self.evidence)
+            result.append(Tried(each.hypothesis, misfit))
+        return result
 
     def _with_pairs(self, tried: list[Tried]) -> list[Tried]:
         """Pairs of the best with all others, where one alone leaves much and two much less."""
@@ -209,7 +227,7 @@ class Search:
         rank, best = 1, None
         for each in tried[:SHOWN]:
             share = self.explained(each.misfit)
-            if share <= 0:
+            if share < SHOWN_SHARE:
                 break
             if best is None or not self._alike(best, each):
                 rank, best = len(causes) + 1, self._least_alike(each, tried)
