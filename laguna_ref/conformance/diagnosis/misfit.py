@@ -63,7 +63,11 @@ class Evidence:
             point: np.maximum(self._greatest([run[point] for run in runs]), least)
             for point in runs[0]
         }
-        self.legal = [self._excess(self._legal(seed)) for seed in range(fitted, fitted + held_out)]
+        self.legal = [self.legal_run(seed) for seed in range(fitted, fitted + held_out)]
+
+    def legal_run(self, seed: int) -> float:
+        """The misfit of the legal variation of a seed."""
+        return self._excess(self._legal(seed))
 
     def misfit(self, model: Laguna) -> float:
         """Of a model: the truth, or the truth with a fault planted."""
