@@ -1,8 +1,10 @@
 """Measured budgets kept between runs of the command line, one safetensors file each.
 
-They lie in ``$XDG_CACHE_HOME/laguna_ref/budgets`` (``~/.cache`` without it). A file's name is the
-hash of all that its budget depends on, the source of this folder among it, so that none is ever
-out of date; any file may be removed.
+Those of the embedded checkpoint's goldens come with the package (``data/budgets``, remade by
+``tools/make_budgets.py`` when legal variations change). All others lie in
+``$XDG_CACHE_HOME/laguna_ref/budgets`` (``~/.cache`` without it). A file's name is the hash of all
+that its budget depends on, the source of what measures it among it, so that none is ever out of
+date; any file may be removed.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +23,15 @@ import numpy as np
 
 from laguna_ref.checkpoint.safetensors_file import DTYPE_NAMES, SafetensorsFile
 from laguna_ref.checkpoint.safetensors_writer import TensorSpec, aligned, write_file
+from laguna_ref.conformance.budget import DEFAULT_RUNS
+from laguna_ref.conformance.precision import Precision
 from laguna_ref.errors import CheckpointError
 from laguna_ref.golden.identity import canonical, identity_of
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 
+COMMITTED = Path(__file__).parent.parent / "data" / "budgets"
+SUFFIX = ".safetensors"
 Measured = tuple[dict[str, Array], dict[str, Any]]
 """What ``to_arrays`` of a budget gives."""
 
@@ -35,18 +42,39 @@ def folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "laguna_ref" / "budgets"
 
 
-def key_of(model: Laguna, **parts: Any) -> str:
-    """The hash of a checkpoint, of how its oracle computes, and of ``parts`` (JSON)."""
+@dataclass(frozen=True)
+class Name:
+    """What a budget is kept under: hashes of all it depends on."""
+
+    committed: str
+    """Of the checkpoint, of how its oracle computes, and of what was asked for."""
+    exact: str
+    """Of the code that measures it, too."""
+
+
+def name_of(
+    model: Laguna, tokens: Array, positions: Array, precision: Precision, *,
+    runs: int = DEFAULT_RUNS, seed: int = 0, **parts: Any,
+) -> Name:  # fmt: skip
+    """Of one prompt's budget; ``parts`` is what else it depends on, as JSON."""
     identity = identity_of(model.checkpoint).to_json()
     identity.pop("revision")
     whole = {
         "identity": identity,
         "dequant": model.numerics.dequant,
         "fp8_layers": [index for index, kv in enumerate(model.kv_formats) if kv.fp8],
-        "source": source_sha256(),
+        "tokens": np.asarray(tokens).tolist(),
+        "positions": np.asarray(positions).tolist(),
+        "precision": precision.to_json(),
+        "runs": runs,
+        "seed": seed,
         **parts,
     }
-    return hashlib.sha256(canonical(whole)).hexdigest()
+    return Name(_hash(whole), _hash(whole | {"source": source_sha256()}))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 @lru_cache
@@ -58,20 +86,24 @@ def source_sha256() -> str:
     return digest.hexdigest()
 
 
-def kept(key: str, measure: Callable[[], Measured]) -> Measured:
-    """The budget of a key: read, or measured and written where that is possible."""
-    path = folder() / f"{key}.safetensors"
-    found = _read(path)
+def committed_file(name: Name) -> Path:
+    """Where the package has it, if it has."""
+    return COMMITTED / f"{name.committed[:16]}{SUFFIX}"
+
+
+def kept(name: Name, measure: Callable[[], Measured]) -> Measured:
+    """The budget of a name: read, or measured and written where that is possible."""
+    path = folder() / f"{name.exact}{SUFFIX}"
+    found = read(committed_file(name)) or read(path)
     if found is not None:
         return found
     arrays, meta = measure()
     with suppress(OSError):  # a disk that is full or not ours costs time and nothing else
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, arrays, meta)
+        write(path, arrays, meta)
     return arrays, meta
 
 
-def _read(path: Path) -> Measured | None:
+def read(path: Path) -> Measured | None:
     """None where there is no file, or none that is whole."""
     try:
         file = SafetensorsFile(path)
@@ -81,7 +113,9 @@ def _read(path: Path) -> Measured | None:
         return None
 
 
-def _write(path: Path, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+def write(path: Path, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+    """Its folder, too; nothing half-written is left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     specs = [TensorSpec(name, DTYPE_NAMES[a.dtype], a.shape) for name, a in held.items()]
     write_file(path, aligned(specs), held.__getitem__, {"budget": canonical(meta).decode()})

@@ -143,8 +143,8 @@ class Conforming:
         if meta is not None and meta.get("precision") == self.precision.to_json():
             return case
         what = f"noise of case {at + 1} of {total}, {case.case.name}"
-        key = self._key(case, budget="whole")
-        return case.with_budget(*budget_cache.kept(key, lambda: measure(
+        name = self._name(case, budget="whole")
+        return case.with_budget(*budget_cache.kept(name, lambda: measure(
             self.model, *_prompt(case), self.precision, runs=self.runs, seed=self.seed,
             progress=lambda done, of: self.progress(what, done, of),
         ).to_arrays()))  # fmt: skip
@@ -163,18 +163,16 @@ class Conforming:
     def _partial(self, case: Prepared, seen: Seen, what: str) -> PartialBudget:
         extra = [places.tolist() for places in seen.extra.nonzero()]
         shown = [seen.k, extra, seen.rows.tolist()]
-        key = self._key(case, budget="partial", window=shown)
-        return PartialBudget.from_arrays(*budget_cache.kept(key, lambda: partial_budget.measure(
+        name = self._name(case, budget="partial", window=shown)
+        return PartialBudget.from_arrays(*budget_cache.kept(name, lambda: partial_budget.measure(
             self.model, *_prompt(case), self.precision, seen, runs=self.runs, seed=self.seed,
             progress=lambda done, of: self.progress(what, done, of),
         ).to_arrays()))  # fmt: skip
 
-    def _key(self, case: Prepared, **parts: Any) -> str:
-        tokens, positions = _prompt(case)
-        return budget_cache.key_of(
-            self.model, tokens=tokens.tolist(), positions=positions.tolist(),
-            precision=self.precision.to_json(), runs=self.runs, seed=self.seed, **parts,
-        )  # fmt: skip
+    def _name(self, case: Prepared, **parts: Any) -> budget_cache.Name:
+        return budget_cache.name_of(
+            self.model, *_prompt(case), self.precision, runs=self.runs, seed=self.seed, **parts
+        )
 
 
 def modes_of(answer: Answer, sparse: Sequence[int]) -> tuple[str, ...]:

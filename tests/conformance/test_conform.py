@@ -108,8 +108,9 @@ def test_a_budget_is_measured_once(
 def test_a_damaged_file_of_the_cache_is_measured_anew(cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "k.safetensors").write_bytes(b"nothing")
-    arrays, meta = budget_cache.kept("k", lambda: ({"a": np.ones(2)}, {"b": 1}))
-    again, kept = budget_cache.kept("k", lambda: pytest.fail("measured twice"))
+    name = budget_cache.Name(committed="none", exact="k")
+    arrays, meta = budget_cache.kept(name, lambda: ({"a": np.ones(2)}, {"b": 1}))
+    again, kept = budget_cache.kept(name, lambda: pytest.fail("measured twice"))
     assert (again["a"].tolist(), kept) == ([1.0, 1.0], {"b": 1})
     assert (arrays["a"].tolist(), meta) == ([1.0, 1.0], {"b": 1})
 
