@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import laguna_ref
-from laguna_ref.conformance.diagnosis.misfit import Evidence, Observation, gather
+from laguna_ref.conformance.diagnosis.misfit import Evidence, Floors, Observation, gather
 from laguna_ref.conformance.diagnosis.prompts import drawn
 from laguna_ref.conformance.diagnosis.search import FITTED, HELD_OUT, diagnose
 from laguna_ref.conformance.faults import CATALOGUE
@@ -121,7 +122,7 @@ def _prompts(oracle: Laguna) -> list[tuple[Any, Any]]:
 def _diagnosed(fault: str, precision: str, checkpoint: str, visible: bool = True) -> list[Row]:
     at = list(CATALOGUE).index(fault)
     kernels, load = at % 2 == 0, CHECKPOINTS[checkpoint]
-    oracle = load(numerics="float64", engine="numpy")
+    oracle, floors = _oracle(checkpoint, precision)
     traces = []
     for tokens, places in _prompts(oracle):
         culprit = CATALOGUE[fault].plant(_sound(load, precision, kernels, NOISE_SEED + at))
@@ -132,7 +133,7 @@ def _diagnosed(fault: str, precision: str, checkpoint: str, visible: bool = True
             Observation(t, p, trace if way == "trace" else {"lm_head": trace["lm_head"]})
             for t, p, trace in traces
         ]
-        found = diagnose(oracle, shown, PRESETS[precision])
+        found = diagnose(oracle, shown, PRESETS[precision], floors=floors)
         ranks = [c.rank for c in found.causes if fault in c.fault.split(" and ")]
         best = found.causes[0] if found.causes else None
         rows.append(Row(
@@ -141,6 +142,12 @@ def _diagnosed(fault: str, precision: str, checkpoint: str, visible: bool = True
             best.fault if best else "",
         ))  # fmt: skip
     return rows
+
+
+@lru_cache
+def _oracle(checkpoint: str, precision: str) -> tuple[Laguna, Floors]:
+    """All faults of one checkpoint are diagnosed on the same prompts: the floors are the same."""
+    return CHECKPOINTS[checkpoint](numerics="float64", engine="numpy"), {}
 
 
 def _sound(load: Callable[..., Laguna], precision: str, kernels: bool, seed: int) -> Laguna:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from laguna_ref.conformance.operations import (
     operations,
     weights_of_chosen,
 )
-from laguna_ref.conformance.replay import routing_in, run
+from laguna_ref.conformance.replay import routing_in, run, watched
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 from laguna_ref.ops.router import biased, scores_of
@@ -59,8 +60,15 @@ class Comparisons:
     values: dict[Key, Measured] = field(default_factory=dict)
     score_noise: dict[Key, float] = field(default_factory=dict)
     """Greatest difference of a selection score, for each comparison of a choice."""
-    expected: dict[tuple[str, str], Array] = field(default_factory=dict)
-    """The oracle's array by mode and point."""
+    worst: dict[tuple[str, str], dict[int, Array]] = field(default_factory=dict)
+    """The oracle's rows by mode and point, of those tokens at which some statistic is greatest:
+    whole arrays are let go, since those of a long prompt take more memory than a dump."""
+    scores: dict[tuple[str, str], Array] = field(default_factory=dict)
+    """What a choice goes by, [T, E], by mode and ``topk_ids`` point."""
+    places: dict[str, Array] = field(default_factory=dict)
+    """Place of the oracle's top token in the backend's order, [T], by mode."""
+    misshapen: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Points of another shape than the oracle's, which is given; they are not compared."""
     per_token: dict[Key, Array] = field(default_factory=dict)
     flips: Array | None = None
     """[sparse layers, T]: where other experts were chosen than in the oracle's free run."""
@@ -72,16 +80,28 @@ class Comparisons:
         self.per_token[key] = each
 
     def vectors(self, mode: str, point: str, found: Array, expected: Array) -> None:
-        """Takes in an array [T, ...] and what it should be."""
+        """Takes in an array [T, ...] and what it should be; trailing axes may be joined."""
+        if not _fits(found, expected):
+            self.misshapen[point] = expected.shape
+            return
         each = statistics.of_vectors(found, expected)
         for name, value in each.items():
             self.note(Key(mode, point, name), value)
         rms = float(np.sqrt(np.mean(np.square(each["l2"]))))
         self.values[Key(mode, point, "rms")] = Measured(rms, int(np.argmax(each["l2"])))
         if point == "lm_head":
-            for name, value in statistics.of_logits(found, expected).items():
+            of_logits = statistics.of_logits(found, expected)
+            for name, value in of_logits.items():
                 self.note(Key(mode, point, name), value)
-        self.expected[mode, point] = expected
+            each |= of_logits
+            self.places[mode] = statistics.ranks(found, expected)
+        tokens = {int(np.argmax(value)) for value in each.values()}
+        self.worst[mode, point] = {token: np.array(expected[token]) for token in tokens}
+
+
+def _fits(found: Array, expected: Array) -> bool:
+    joined = len(found) == len(expected) and found.ndim == 2 and found.size == expected.size
+    return found.shape == expected.shape or joined
 
 
 class Oracle:
@@ -97,7 +117,11 @@ class Oracle:
         self.logits_at = None if logits_at is None else np.asarray(logits_at)
         self.tokens, self.positions = np.asarray(tokens), np.asarray(positions)
         self.operations = operations(model, self.tokens, self.positions)
-        self.free = run(model, self.tokens, self.positions)
+
+    @cached_property
+    def free(self) -> dict[str, Array]:
+        """Every trace point of the oracle's own run."""
+        return run(self.model, self.tokens, self.positions)
 
     def like(self, point: str, found: Array, expected: Array) -> Array:
         """The rows of ``expected`` that ``found`` has: all, but for logits of chosen tokens."""
@@ -126,9 +150,15 @@ class Oracle:
         return [spec.index for spec in self.model.config.layers if spec.mlp == "sparse"]
 
 
-def compare(oracle: Oracle, found: Mapping[str, Array], modes: Iterable[str]) -> Comparisons:
-    """Compares what ``found`` holds, in the modes given. Shapes must have been checked."""
-    result = Comparisons()
+def compare(
+    oracle: Oracle, found: Mapping[str, Array], modes: Iterable[str],
+    earlier: Comparisons | None = None,
+) -> Comparisons:  # fmt: skip
+    """Compares what ``found`` holds, in the modes given; ``earlier``, of other modes, is added to.
+
+    Experts chosen must be some of the model's.
+    """
+    result = earlier or Comparisons()
     for mode in modes:
         if mode == "added":
             _added(oracle, found, result)
@@ -183,17 +213,25 @@ def _layers(oracle: Oracle, found: Mapping[str, Array], result: Comparisons) -> 
 
 
 def _replayed(oracle: Oracle, found: Mapping[str, Array], result: Comparisons) -> None:
-    replay = run(oracle.model, oracle.tokens, oracle.positions, routing_in(found))
-    for layer in oracle.sparse_layers():
-        at = f"model.layers.{layer}.mlp"
-        logits = replay[f"{at}.gate"]
-        ids = found[f"{at}.topk_ids"]
-        theirs = found.get(f"{at}.gate", logits)
-        _choice("replayed", oracle, layer, logits, theirs, ids, result)
-        scores = scores_of(logits, oracle.model.router.score_func)
-        own = weights_of_chosen(ids, scores, oracle.model)
-        replay[f"{at}.topk_weights"] = own
-    _whole("replayed", oracle, replay, found, result)
+    """Every point is compared as the run comes to it, and let go."""
+
+    def seen(point: str, array: Array) -> None:
+        if point.endswith("mlp.gate"):
+            _replayed_choice(oracle, point.removesuffix(".gate"), array, found, result)
+        if point in found and ".topk_" not in point:
+            result.vectors("replayed", point, found[point], oracle.like(point, found[point], array))
+
+    watched(oracle.model, oracle.tokens, oracle.positions, routing_in(found), seen)
+
+
+def _replayed_choice(
+    oracle: Oracle, at: str, logits: Array, found: Mapping[str, Array], result: Comparisons
+) -> None:
+    ids, theirs = found[f"{at}.topk_ids"], found.get(f"{at}.gate", logits)
+    if theirs.shape == logits.shape:
+        _choice("replayed", oracle, int(at.split(".")[2]), logits, theirs, ids, result)
+    own = weights_of_chosen(ids, scores_of(logits, oracle.model.router.score_func), oracle.model)
+    result.vectors("replayed", f"{at}.topk_weights", found[f"{at}.topk_weights"], own)
 
 
 def _whole(
@@ -226,4 +264,4 @@ def _choice(
     result.note(key, statistics.deficits(scores, ids))
     noise = np.abs(oracle.selection_scores(layer, theirs) - scores)
     result.score_noise[key] = float(noise.max())
-    result.expected[mode, point] = scores
+    result.scores[mode, point] = scores

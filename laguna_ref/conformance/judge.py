@@ -121,8 +121,13 @@ class _Judgement:
         replayable = has_routing(oracle, found)
         modes = _modes(oracle, found, replayable)
         self.threshold = self.given or self.budget.threshold(modes, self.rate)
-        found = self._mended(found, replayable)
-        comparisons = compare(oracle, found, modes)
+        whole = tuple(mode for mode in modes if mode not in ("added", "layers"))
+        comparisons = compare(oracle, found, whole)
+        unlike = self._unlike(found, comparisons)
+        if unlike:
+            found = self._mended(found, unlike, replayable)
+            comparisons = compare(oracle, found, whole)
+        comparisons = compare(oracle, found, [m for m in modes if m not in whole], comparisons)
         units = self.threshold.floor_units
         report.threshold = units
         report.judged_by |= {
@@ -140,7 +145,7 @@ class _Judgement:
             contaminated = routing.contaminated(self.budget)
             report.routing = RoutingResult(contaminated=int(contaminated.sum()))
         report.plots = self._plots(comparisons, modes)
-        report.logits = _logits(comparisons, found)
+        report.logits = _logits(comparisons)
         return self._verdict(found, comparisons, contaminated)
 
     def _known(self, points: Mapping[str, Array]) -> dict[str, Array]:
@@ -193,24 +198,38 @@ class _Judgement:
         )  # fmt: skip
         return found
 
-    def _mended(self, found: dict[str, Array], replayable: bool) -> dict[str, Array]:
+    def _unlike(self, found: Mapping[str, Array], whole: Comparisons) -> list[str]:
+        """Points of another shape than the oracle's, or outside the budget of a whole run."""
+        rows = len(self.oracle.tokens)
+        result = []
+        for point, array in found.items():
+            if ".topk_" in point:
+                outside = len(array) != rows
+            else:
+                outside = point in whole.misshapen or any(
+                    measured.value > self._limit(key)
+                    for key, measured in whole.values.items()
+                    if key.point == point and key.statistic == "l2"
+                )
+            if outside:
+                result.append(point)
+        return result
+
+    def _mended(
+        self, found: dict[str, Array], unlike: list[str], replayable: bool
+    ) -> dict[str, Array]:
         """The dump with its own mistakes named and, where that is possible, undone."""
         oracle, mode = self.oracle, "replayed" if replayable else "free"
         expected = oracle.free
         if replayable:
             expected = run(oracle.model, oracle.tokens, oracle.positions, routing_in(found))
         mended = dict(found)
-        for point, array in found.items():
+        for point in unlike:
+            array = found[point]
             if ".topk_" in point:
-                if len(array) != len(oracle.tokens):
-                    self._drop(mended, point, array, expected[point])
+                self._drop(mended, point, array, expected[point])
                 continue
             wanted = oracle.like(point, array, expected[point])
-            same = array.shape == wanted.shape or (
-                len(array) == len(wanted) and array.ndim == 2 and array.size == wanted.size
-            )
-            if same and self._inside(mode, point, array, wanted):
-                continue
             view = expected if wanted is expected[point] else {**expected, point: wanted}
             mistake = mistakes.find(
                 oracle.model, point, array, view,
@@ -222,7 +241,7 @@ class _Judgement:
                     del mended[point]
                 else:
                     mended[point] = mistake.mended
-            elif not same:
+            elif array.shape != wanted.shape and not _joined(array, wanted):
                 self._drop(mended, point, array, wanted)
         return mended
 
@@ -234,11 +253,13 @@ class _Judgement:
 
     def _inside(self, mode: str, point: str, found: Array, expected: Array) -> bool:
         key = Key("logits" if mode == "free" and point == "lm_head" else mode, point, "l2")
-        scale = self.budget.scale(key)
-        if scale is None:
-            return True
         each = statistics.of_vectors(found, expected)["l2"]
-        return float(each.max()) <= self.threshold.floor_units * scale
+        return float(each.max()) <= self._limit(key)
+
+    def _limit(self, key: Key) -> float:
+        """The greatest value that is inside; of what the budget does not know, any is."""
+        scale = self.budget.scale(key)
+        return np.inf if scale is None else self.threshold.floor_units * scale
 
     def _plots(self, comparisons: Comparisons, modes: tuple[str, ...]) -> Plots:
         mode = "replayed" if "replayed" in modes else "free" if "free" in modes else "logits"
@@ -290,16 +311,19 @@ class _Judgement:
         return report
 
 
-def _logits(comparisons: Comparisons, found: Mapping[str, Array]) -> LogitsResult | None:
+def _logits(comparisons: Comparisons) -> LogitsResult | None:
     for mode in ("replayed", "logits"):
-        expected = comparisons.expected.get((mode, "lm_head"))
-        if expected is not None:
-            logits = np.asarray(found["lm_head"], np.float64)
-            kl = statistics.kl_divergence(logits, expected)
-            rank = statistics.ranks(logits, expected)
-            same = int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum())
-            return LogitsResult(len(kl), float(kl.max()), float(kl.mean()), same, int(rank.max()))
+        each = comparisons.per_token.get(Key(mode, "lm_head", "kl"))
+        if each is not None:
+            kl, place = np.square(each) / 2, comparisons.places[mode]
+            same = int((place == 0).sum())
+            return LogitsResult(len(kl), float(kl.max()), float(kl.mean()), same, int(place.max()))
     return None
+
+
+def _joined(found: Array, wanted: Array) -> bool:
+    """Whether only the last axes are one."""
+    return len(found) == len(wanted) and found.ndim == 2 and found.size == wanted.size
 
 
 def _modes(oracle: Oracle, found: Mapping[str, Array], replayable: bool) -> tuple[str, ...]:

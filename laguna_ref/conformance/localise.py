@@ -63,15 +63,14 @@ def divergence(
     op = next(op for op in oracle.operations if op.point == result.point)
     token = result.token
     if result.statistic == "deficit":
-        scores = comparisons.expected[result.mode, result.point][token]
+        scores = comparisons.scores[result.mode, result.point][token]
         top_k = oracle.model.router.top_k
         expected: Any = sorted(np.argsort(-scores, kind="stable")[:top_k].tolist())
         theirs: Any = sorted(np.asarray(found[result.point][token]).tolist())
         index: list[int] = []
         detail = f"the choice costs {result.value:.3g} of selection score"
     else:
-        array = comparisons.expected[result.mode, result.point]
-        mine = np.asarray(array[token], np.float64)
+        mine = np.asarray(comparisons.worst[result.mode, result.point][token], np.float64)
         other = np.asarray(found[result.point][token], np.float64).reshape(mine.shape)
         at = np.unravel_index(int(np.abs(other - mine).argmax()), mine.shape)
         index = [int(i) for i in at]
@@ -157,7 +156,7 @@ def divergence_without_oracle(
     result: PointResult, comparisons: Comparisons, found: Mapping[str, Array], case: str
 ) -> Divergence:
     """Of a point that is outside, where no operation could be run."""
-    mine = np.asarray(comparisons.expected[result.mode, result.point][result.token], np.float64)
+    mine = np.asarray(comparisons.worst[result.mode, result.point][result.token], np.float64)
     other = np.asarray(found[result.point][result.token], np.float64).reshape(mine.shape)
     at = np.unravel_index(int(np.abs(other - mine).argmax()), mine.shape)
     parts = result.point.split(".")

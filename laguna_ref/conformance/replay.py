@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from laguna_ref.trace import Recorder
 
 Routing = Mapping[int, tuple[Array, Array | None]]
 """Per layer: ids [T, K], and weights [T, K] or None for the oracle's own of those ids."""
+Seen = Callable[[str, Array], None]
 
 
 def run(
@@ -27,6 +28,28 @@ def run(
     recorder = Recorder()
     (with_forced(model, routing) if routing else model)(tokens, positions=positions, trace=recorder)
     return {name: recorder[name] for name in recorder}
+
+
+def watched(
+    model: Laguna,
+    tokens: Array,
+    positions: Array,
+    routing: Routing,
+    seen: Callable[[str, Array], None],
+) -> None:
+    """The same run; each trace point is handed to ``seen`` when it is computed, and not kept."""
+    with_forced(model, routing)(tokens, positions=positions, trace=_Handing(seen))
+
+
+class _Handing(Recorder):
+    """Hands on what it is given."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def record(self, name: str, value: Array) -> None:
+        self.seen(name, value)
 
 
 def with_forced(model: Laguna, routing: Routing) -> Laguna:

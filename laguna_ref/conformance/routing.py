@@ -60,7 +60,7 @@ def flips(
         key = deficit_key(layer)
         scale = budget.scale(key)
         if key in comparisons.per_token and scale is not None:
-            scores = comparisons.expected[key.mode, key.point]
+            scores = comparisons.scores[key.mode, key.point]
             margin = router.margins(scores, oracle.model.router.top_k) / scale
             differs = comparisons.per_token[key] > 0
             result += [

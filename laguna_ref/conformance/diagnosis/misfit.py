@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,10 @@ from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 
 Plant = Callable[[Laguna], Laguna]
+Floor = tuple[dict[str, Array], list[float]]
+"""The floor, and the misfits of legal runs that it was not measured by."""
+Floors = dict[Any, Floor]
+"""Those measured already, of one model, by all that they depend on."""
 OTHERS = 1_000_000
 """First seed of legal runs with a fault planted: none that the floor was measured by."""
 
@@ -55,15 +60,27 @@ class Evidence:
     legal: list[float] = field(init=False)
     """Misfits of legal runs that the floor was not measured by."""
 
-    def measure(self, fitted: int, held_out: int) -> None:
-        """Runs the legal variations."""
+    def measure(self, fitted: int, held_out: int, floors: Floors) -> None:
+        """Runs the legal variations, or takes what they showed from ``floors``."""
+        shown = (
+            np.isnan(np.asarray(self.observed.points["lm_head"], np.float64)).tobytes()
+            if self.way == "logits"
+            else tuple(sorted(self.observed.points))
+        )
+        key = (self.observed.tokens.tobytes(), self.observed.positions.tobytes(), self.way,
+               shown, str(self.prompt.precision), fitted, held_out)  # fmt: skip
+        if key not in floors:
+            floors[key] = self._measured(fitted, held_out)
+        self.floor, self.legal = floors[key]
+
+    def _measured(self, fitted: int, held_out: int) -> Floor:
         runs = [self._legal(seed) for seed in range(fitted)]
         least = self.prompt.precision.unit_roundoff
         self.floor = {
             point: np.maximum(self._greatest([run[point] for run in runs]), least)
             for point in runs[0]
         }
-        self.legal = [self.legal_run(seed) for seed in range(fitted, fitted + held_out)]
+        return self.floor, [self.legal_run(seed) for seed in range(fitted, fitted + held_out)]
 
     def legal_run(self, seed: int) -> float:
         """The misfit of the legal variation of a seed."""
@@ -126,7 +143,7 @@ class Evidence:
 
 def gather(
     model: Laguna, observations: Sequence[Observation], precision: Precision, way: str,
-    fitted: int, held_out: int,
+    fitted: int, held_out: int, floors: Floors | None = None,
 ) -> list[Evidence]:  # fmt: skip
     """Evidence of each observation that can be looked at this way, its floor measured."""
     result = []
@@ -137,6 +154,6 @@ def gather(
             continue
         prompt = Prompt(model, observed.tokens, observed.positions, precision)
         evidence = Evidence(prompt, observed, way)
-        evidence.measure(fitted, held_out)
+        evidence.measure(fitted, held_out, {} if floors is None else floors)
         result.append(evidence)
     return result

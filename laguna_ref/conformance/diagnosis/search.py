@@ -25,7 +25,7 @@ from laguna_ref.conformance.diagnosis.hypotheses import (
     settings,
     turned,
 )
-from laguna_ref.conformance.diagnosis.misfit import Evidence, Observation, gather
+from laguna_ref.conformance.diagnosis.misfit import Evidence, Floors, Observation, gather
 from laguna_ref.conformance.faults import CATALOGUE
 from laguna_ref.conformance.faults.dial import Dial
 from laguna_ref.conformance.precision import Precision
@@ -72,19 +72,21 @@ def diagnose(
     precision: Precision,
     *,
     progress: Progress | None = None,
+    floors: Floors | None = None,
 ) -> Diagnosis:
     """Fits what was observed against every fault.
 
     ``model``: the oracle of the checkpoint, its cache and dequantisation those that the backend
     was given. A trace is looked at first; where every operation is right, no fault explains what
-    is wrong, or no trace is known, the logits.
+    is wrong, or no trace is known, the logits. ``floors``: kept by who diagnoses the same prompts
+    again with the same model.
     """
     progress = progress or (lambda what, done, total: None)
     found: list[Diagnosis] = []
     search = None
     for way in ("trace", "logits"):
         progress(f"noise of the {way}", 0, 1)
-        search = _searching(model, observations, precision, way, progress) or search
+        search = _searching(model, observations, precision, way, progress, floors) or search
         if search is None or search.way != way or search.deviation <= search.noise:
             continue
         found.append(search.diagnosis())
@@ -102,15 +104,15 @@ def diagnose(
 
 def _searching(
     model: Laguna, observations: Sequence[Observation], precision: Precision, way: str,
-    progress: Progress,
+    progress: Progress, floors: Floors | None,
 ) -> Search | None:  # fmt: skip
     """With as many legal runs as it takes; None where nothing can be looked at this way."""
-    evidence = gather(model, observations, precision, way, FEW, FEW)
+    evidence = gather(model, observations, precision, way, FEW, FEW, floors)
     if not evidence:
         return None
     search = Search(model, evidence, progress)
     if search.noise < search.deviation < CLOSE * search.noise:
-        evidence = gather(model, observations, precision, way, FITTED, HELD_OUT)
+        evidence = gather(model, observations, precision, way, FITTED, HELD_OUT, floors)
         search = Search(model, evidence, progress)
     return search
 
