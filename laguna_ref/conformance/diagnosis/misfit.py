@@ -13,8 +13,9 @@ token near the floor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,16 @@ class Evidence:
         """Of a model: the truth, or the truth with a fault planted."""
         return self._excess(self._distances(model, self.observed.points))
 
+    def misfit_of_suspects(self, model: Laguna) -> float:
+        """Its part at points where the truth is off: a fault that explains anything lessens it."""
+        return self._excess(self._distances(model, self.observed.points, self.suspects))
+
+    @cached_property
+    def suspects(self) -> frozenset[str]:
+        """Trace points at which what was observed lies beyond the floor of the truth."""
+        away = self._distances(self.truth, self.observed.points)
+        return frozenset(point for point, d in away.items() if (d > self.floor[point]).any())
+
     def nearest(self, plant: Plant, runs: int) -> float:
         """The misfit of a fault in whichever of several legal runs comes nearest, token by token.
 
@@ -104,8 +115,8 @@ class Evidence:
                              for point in away[0]})  # fmt: skip
 
     def smooth(self, model: Laguna) -> float:
-        """The same without the floor's edge, for whoever looks for the least of it."""
-        away = self._distances(model, self.observed.points)
+        """That part without the floor's edge, for whoever looks for the least of it."""
+        away = self._distances(model, self.observed.points, self.suspects)
         return float(sum(np.log1p(np.square(d / self.floor[p])).sum() for p, d in away.items()))
 
     @property
@@ -134,11 +145,13 @@ class Evidence:
             points = {name: a for name, a in points.items() if name in self.observed.points}
         return self._distances(self.truth, points)
 
-    def _distances(self, model: Laguna, points: Points) -> Distances:
+    def _distances(
+        self, model: Laguna, points: Points, only: Collection[str] | None = None
+    ) -> Distances:
         tokens, positions = self.observed.tokens, self.observed.positions
         if self.way == "logits":
             return distances.of_logits(model, tokens, positions, points["lm_head"])
-        return distances.by_operation(model, tokens, positions, points)
+        return distances.by_operation(model, tokens, positions, points, only)
 
 
 def gather(

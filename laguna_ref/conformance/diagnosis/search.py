@@ -126,6 +126,7 @@ class Search:
         legal = np.sum([each.legal for each in evidence], axis=0)
         self.noise, self.usual = float(np.max(legal)), float(np.median(legal))
         self.deviation = sum(each.misfit(each.truth) for each in evidence)
+        self.at_suspects = sum(each.misfit_of_suspects(each.truth) for each in evidence)
 
     def diagnosis(self) -> Diagnosis:
         """Ranked causes of a deviation that is there."""
@@ -180,10 +181,19 @@ class Search:
         return result
 
     def _misfit(self, hypothesis: Hypothesis) -> float | None:
-        """None where the planted model cannot run: no backend that answered has that fault."""
+        """None where the planted model cannot run: no backend that answered has that fault.
+
+        What leaves every operation that is off as it is explains nothing, and nothing else of it
+        is computed.
+        """
         try:
             with np.errstate(all="ignore"):
-                return sum(each.misfit(hypothesis.plant(each.truth)) for each in self.evidence)
+                planted = [(each, hypothesis.plant(each.truth)) for each in self.evidence]
+                if self.way == "trace":
+                    left = sum(each.misfit_of_suspects(model) for each, model in planted)
+                    if left >= self.at_suspects:
+                        return self.deviation
+                return sum(each.misfit(model) for each, model in planted)
         except IMPOSSIBLE:
             return None
 
