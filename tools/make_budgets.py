@@ -11,27 +11,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
-from typing import Any
-
-import numpy as np
 
 import laguna_ref
 from laguna_ref.conformance import budget_cache
 from laguna_ref.conformance.budget import measure
+from laguna_ref.conformance.budget_cache import WAYS
 from laguna_ref.conformance.precision import PRESETS
-from laguna_ref.conformance.prepared import Prepared, prepared
-
-WAYS: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    ("float32", {"dequant": "exact", "kv_cache": "checkpoint"}),
-    ("float32", {"dequant": "exact", "kv_cache": "float"}),
-    ("bfloat16", {"dequant": "bf16", "kv_cache": "float"}),
-    ("bfloat16+fp8-kv", {"dequant": "bf16", "kv_cache": "checkpoint"}),
-)
-"""A declared precision, and how the oracle that judges such a backend is loaded."""
+from laguna_ref.conformance.prepared import prepared
 
 
 def make(way: int, at: int) -> str:
@@ -39,18 +28,10 @@ def make(way: int, at: int) -> str:
     precision = PRESETS[WAYS[way][0]]
     model = laguna_ref.load(numerics="float64", engine="numpy", **WAYS[way][1])
     case = prepared(model, [])[at]
-    tokens, positions = prompt_of(case)
-    name = budget_cache.name_of(model, tokens, positions, precision, budget="whole")
-    arrays, meta = measure(model, tokens, positions, precision).to_arrays()
+    name = budget_cache.name_of(model, *case.prompt, precision, budget="whole")
+    arrays, meta = measure(model, *case.prompt, precision).to_arrays()
     budget_cache.write(budget_cache.committed_file(name), arrays, meta)
     return f"{WAYS[way][0]} {WAYS[way][1]} {case.case.name}"
-
-
-def prompt_of(case: Prepared) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Token ids and positions."""
-    tokens = np.array(case.case.tokens)
-    given = case.case.positions
-    return tokens, np.arange(len(tokens)) if given is None else np.array(given)
 
 
 def main() -> None:

@@ -32,6 +32,14 @@ from laguna_ref.numerics import Array
 
 COMMITTED = Path(__file__).parent.parent / "data" / "budgets"
 SUFFIX = ".safetensors"
+WAYS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("float32", {"dequant": "exact", "kv_cache": "checkpoint"}),
+    ("float32", {"dequant": "exact", "kv_cache": "float"}),
+    ("bfloat16", {"dequant": "bf16", "kv_cache": "float"}),
+    ("bfloat16+fp8-kv", {"dequant": "bf16", "kv_cache": "checkpoint"}),
+)
+"""Of the committed ones: a declared precision, and how the oracle that judges such a backend is
+loaded."""
 Measured = tuple[dict[str, Array], dict[str, Any]]
 """What ``to_arrays`` of a budget gives."""
 

@@ -145,7 +145,7 @@ class Conforming:
         what = f"noise of case {at + 1} of {total}, {case.case.name}"
         name = self._name(case, budget="whole")
         return case.with_budget(*budget_cache.kept(name, lambda: measure(
-            self.model, *_prompt(case), self.precision, runs=self.runs, seed=self.seed,
+            self.model, *case.prompt, self.precision, runs=self.runs, seed=self.seed,
             progress=lambda done, of: self.progress(what, done, of),
         ).to_arrays()))  # fmt: skip
 
@@ -165,13 +165,13 @@ class Conforming:
         shown = [seen.k, extra, seen.rows.tolist()]
         name = self._name(case, budget="partial", window=shown)
         return PartialBudget.from_arrays(*budget_cache.kept(name, lambda: partial_budget.measure(
-            self.model, *_prompt(case), self.precision, seen, runs=self.runs, seed=self.seed,
+            self.model, *case.prompt, self.precision, seen, runs=self.runs, seed=self.seed,
             progress=lambda done, of: self.progress(what, done, of),
         ).to_arrays()))  # fmt: skip
 
     def _name(self, case: Prepared, **parts: Any) -> budget_cache.Name:
         return budget_cache.name_of(
-            self.model, *_prompt(case), self.precision, runs=self.runs, seed=self.seed, **parts
+            self.model, *case.prompt, self.precision, runs=self.runs, seed=self.seed, **parts
         )
 
 
@@ -216,10 +216,6 @@ def _window(answer: Answer) -> Seen:
     if "lm_head" not in answer.points:
         return Seen(0, np.zeros(0, bool), np.zeros(0, bool))
     return partial_judge.window_of(answer)
-
-
-def _prompt(case: Prepared) -> tuple[Any, Any]:
-    return np.asarray(case.case.tokens, np.int64), guards.positions_of(case)
 
 
 def _nothing(case: Prepared, backend: Backend) -> Report:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from laguna_ref.conformance import guards
 from laguna_ref.conformance.inputs import CaseLike
 from laguna_ref.errors import InputError
 from laguna_ref.golden.cases import COMMITTED_CASES, read_cases
@@ -39,6 +42,11 @@ class Prepared:
     budget_meta: dict[str, Any] | None = None
     points: Mapping[str, Array] = field(default_factory=dict)
     routing: Mapping[int, Any] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> tuple[Array, Array]:
+        """Token ids and positions, int64 [T] each."""
+        return np.asarray(self.case.tokens, np.int64), guards.positions_of(self)
 
     def with_budget(self, arrays: Mapping[str, Array], meta: dict[str, Any]) -> Prepared:
         """The same with a measured budget."""

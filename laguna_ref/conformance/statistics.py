@@ -6,11 +6,15 @@ is given as the angle, Kullback-Leibler divergence as the root of twice its valu
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from laguna_ref.numerics import Array
 
 TINY = np.finfo(np.float64).tiny
+BLOCK = 1 << 18
+"""Numbers held in float64 at a time: 2 MiB."""
 
 STATISTICS = {
     "l2": "length of the difference over length of the expected vector, greatest of all tokens",
@@ -30,6 +34,10 @@ STATISTICS = {
 
 def of_vectors(found: Array, expected: Array) -> dict[str, Array]:
     """l2, greatest and angle of every token: [T, ...] twice -> float64 [T] each."""
+    return _in_blocks(_of_vectors, found, expected)
+
+
+def _of_vectors(found: Array, expected: Array) -> dict[str, Array]:
     f = np.asarray(found, np.float64).reshape(len(found), -1)
     e = np.asarray(expected, np.float64).reshape(len(expected), -1)
     difference = f - e
@@ -50,6 +58,22 @@ def of_vectors(found: Array, expected: Array) -> dict[str, Array]:
 
 def of_logits(found: Array, expected: Array) -> dict[str, Array]:
     """kl, top1 and overtaken of every token: logits [T, V] twice -> float64 [T] each."""
+    return _in_blocks(_of_logits, found, expected)
+
+
+def _in_blocks(
+    of: Callable[[Array, Array], dict[str, Array]], found: Array, expected: Array
+) -> dict[str, Array]:
+    """A few tokens at a time: the logits of a long prompt in float64 are larger than its dump."""
+    step = max(1, BLOCK * len(expected) // max(expected.size, 1))
+    parts = [
+        of(found[start : start + step], expected[start : start + step])
+        for start in range(0, max(len(expected), 1), step)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _of_logits(found: Array, expected: Array) -> dict[str, Array]:
     f, e = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     rows = np.arange(len(e))
     ours, theirs = e.argmax(axis=1), f.argmax(axis=1)
