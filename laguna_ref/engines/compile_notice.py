@@ -10,6 +10,9 @@ from numba.core import event
 
 from numba_kernels.jit import cache_folder
 
+USUAL = 17
+"""Kernels of a first run in the default numerics: a total to show, since none is known before."""
+
 
 class CompileNotice(event.Listener):  # type: ignore[misc]
     """A line that grows while kernels are compiled; silent when all come from the cache.
@@ -42,7 +45,7 @@ class CompileNotice(event.Listener):  # type: ignore[misc]
         """A compilation has ended."""
         self._depth -= 1
         if self._depth == 0 and self._bar is not None:
-            self._bar.update(0, advance=1)
+            self._bar.update(0, advance=1, total=max(USUAL, self._count))
 
     def close(self) -> None:
         """Ends the line with what was done; another may begin later."""
@@ -62,12 +65,12 @@ class CompileNotice(event.Listener):  # type: ignore[misc]
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f} done"),
+            TextColumn("{task.completed:.0f} of about {task.total:.0f}"),
             TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._bar.add_task("", total=None)
+        self._bar.add_task("", total=USUAL)
         self._bar.start()
 
 
