@@ -121,6 +121,4 @@ def why_no_laws(backend: Backend) -> str | None:
     """Why no law at all can be put to a backend, or None."""
     if getattr(backend, "recorded", False):
         return "it answers for recorded prompts alone"
-    if getattr(backend, "logits_kind", None) is not None:
-        return "it shows the likeliest tokens alone, and laws compare whole rows"
     return None

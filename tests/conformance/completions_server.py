@@ -36,16 +36,20 @@ class RefusedError(Exception):
 class Served:
     """The model, in its own numerics, and how it answers."""
 
-    def __init__(self, style: str, scale: float) -> None:
-        self.style, self.scale = style, scale
+    def __init__(self, style: str, scale: float, drift: float) -> None:
+        self.style, self.scale, self.drift = style, scale, drift
         self.model = load(engine="numpy")
         words = words_of(EMBEDDED)
         self.text = {i: text for text, i in words.ids.items()}
         self.lock = threading.Lock()
 
-    def likeliest(self, tokens: list[int], k: int) -> list[Row]:
+    def logprobs(self, tokens: list[int]) -> Any:
+        scale = self.scale * (1 + self.drift * len(tokens))
         with self.lock:
-            logprobs = log_softmax(self.model(tokens).astype(np.float64) * self.scale)
+            return log_softmax(self.model(tokens).astype(np.float64) * scale)
+
+    def likeliest(self, tokens: list[int], k: int) -> list[Row]:
+        logprobs = self.logprobs(tokens)
         order = np.argsort(-logprobs, axis=1, kind="stable")[:, :k]
         return [
             {int(i): float(row[i]) for i in ids} for row, ids in zip(logprobs, order, strict=True)
@@ -53,8 +57,7 @@ class Served:
 
     def with_own(self, rows: list[Row], tokens: list[int]) -> list[Row]:
         """Each row with the token that came next."""
-        with self.lock:
-            logprobs = log_softmax(self.model(tokens).astype(np.float64) * self.scale)
+        logprobs = self.logprobs(tokens)
         return [
             row | {token: float(logprobs[place, token])}
             for place, (row, token) in enumerate(zip(rows, tokens[1:], strict=True))
@@ -149,8 +152,9 @@ def main() -> None:
     parser.add_argument("--dies-after", type=int, default=0)
     parser.add_argument("--busy", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="Logits are multiplied by it.")
+    parser.add_argument("--drift", type=float, default=0.0, help="And so much more for each token.")
     given = parser.parse_args()
-    served = Served(given.style, given.scale)
+    served = Served(given.style, given.scale, given.drift)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(served, given.dies_after, given.busy))
     waiting = given.port_file.with_suffix(".new")
     waiting.write_text(str(server.server_address[1]))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from laguna_ref.conformance import laws
 from laguna_ref.conformance.adapters import opener
 from laguna_ref.conformance.adapters.openai_backend import OpenAIBackend, parse
 from laguna_ref.conformance.adapters.openai_modes import Words
@@ -135,6 +136,18 @@ def test_a_legal_server_conforms_and_one_that_is_off_diverges(serve: Serve) -> N
     assert (verdict, cases) == ("conforming", ["conforming"] * 2), reason
     verdict, _, _ = judged(opened(serve("vllm", "--scale", "1.01")), "one-token", "short-fp8")
     assert verdict == "diverges"
+
+
+def test_laws_hold_by_the_likeliest_tokens_alone(serve: Serve) -> None:
+    names = ["causality", "repeatable"]
+    backend = opened(serve("vllm"))
+    held = laws.run(None, backend, examples=4, seed=0, names=names, oracle=oracle_of(backend, None))
+    assert [result.status for result in held] == ["holds", "holds"], held
+    backend = opened(serve("vllm", "--drift", "0.01"))  # what follows a token changes its row
+    found = laws.run(
+        None, backend, examples=4, seed=0, names=names, oracle=oracle_of(backend, None)
+    )
+    assert [result.status for result in found] == ["broken", "holds"], found
 
 
 def test_a_server_that_dies_in_the_middle_is_inconclusive_and_what_was_judged_is_kept(

@@ -7,6 +7,7 @@ it cheap: few legal runs let nearly every example pass, many more settle the res
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +39,17 @@ RESOLVED = 32.0
 
 
 class LegalRuns:
-    """What legal backends are off by in every claim of a law, on one example."""
+    """What legal backends are off by in every claim of a law, on one example.
 
-    def __init__(self, law: Law, case: Case, precision: Precision) -> None:
+    ``claims``: those of the backend under test, if there is one; where it showed a few tokens
+    alone, no more is looked at of a legal backend.
+    """
+
+    def __init__(
+        self, law: Law, case: Case, precision: Precision, claims: Sequence[Claim] = ()
+    ) -> None:
         self._law, self._case, self._precision = law, case, precision
+        self._shown = {at: _known(claim) for at, claim in enumerate(claims) if claim.logits}
         self._runs: list[list[float]] = []
 
     def deviations(self, at: int, count: int) -> list[float]:
@@ -54,7 +62,7 @@ class LegalRuns:
         claims = self._law.check(
             self._case, lambda built: LegalBackend(built, self._precision, seed)
         )
-        return [deviation_of(claim) for claim in claims]
+        return [deviation_of(claim, self._shown.get(at)) for at, claim in enumerate(claims)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Judge:
             raise BrokenLawError(str(problem)) from problem
         if not claims:
             raise NothingToSayError("nothing claimed")
-        legal = LegalRuns(law, case, self.precision)
+        legal = LegalRuns(law, case, self.precision, claims)
         for at, claim in enumerate(claims):
             if isinstance(claim, Moves):
                 self._moves(claim, legal.deviations(at, FEW))
@@ -116,16 +124,17 @@ class Judge:
             )
 
 
-def deviation_of(claim: Claim) -> float:
+def deviation_of(claim: Claim, shown: Array | None = None) -> float:
     """Greatest relative distance of any token: |found - expected| / |expected|, in l2.
 
     Of logits the mean difference of a token is taken out first, and only values known to both
-    count. Raises NothingToSayError where there are none, BrokenLawError for what is no number.
+    count, and those of ``shown`` [T, V]. Raises NothingToSayError where there are none,
+    BrokenLawError for what is no number.
     """
-    return float(_by_token(claim).max(initial=0.0))
+    return float(_by_token(claim, shown).max(initial=0.0))
 
 
-def _by_token(claim: Claim) -> Array:
+def _by_token(claim: Claim, shown: Array | None = None) -> Array:
     found = np.asarray(claim.found, np.float64)
     expected = np.asarray(claim.expected, np.float64)
     if found.shape != expected.shape:
@@ -139,9 +148,20 @@ def _by_token(claim: Claim) -> Array:
     if np.isinf(found).any() or np.isnan(found).all():
         raise BrokenLawError(f"{claim.what}: logits that are no numbers")
     known = np.isfinite(found) & np.isfinite(expected)
+    if shown is not None and shown.shape == known.shape:
+        known &= shown
     if (known.sum(axis=1) < 2).all():
         raise NothingToSayError("no two logits known to both")
     return _relative(_centred(found - expected, known), _centred(expected, known))
+
+
+def _known(claim: Claim) -> Array:
+    """Of which logits both values are known, [T, V]."""
+    both = np.asarray(claim.found, np.float64), np.asarray(claim.expected, np.float64)
+    if both[0].shape != both[1].shape:
+        return np.zeros(0, bool)
+    known: Array = np.isfinite(both[0]) & np.isfinite(both[1])
+    return known.reshape(len(known), -1)
 
 
 def _relative(difference: Array, expected: Array) -> Array:
