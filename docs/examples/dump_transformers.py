@@ -34,4 +34,5 @@ for name, module in model.named_modules():
         module.register_forward_hook(lambda m, _, out, name=name: hook(name, m, out))
 with torch.inference_mode():
     model(case["tokens"][None], position_ids=case["positions"][None], use_cache=False)
-save_file({name: value.contiguous() for name, value in dump.items()}, target)
+said = {"backend": "transformers", "precision": "float32"}
+save_file({name: value.contiguous() for name, value in dump.items()}, target, said)
