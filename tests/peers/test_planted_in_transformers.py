@@ -7,6 +7,7 @@ prints a line for each.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from laguna_ref.conformance.faults import CATALOGUE, DIALS
-from tests.peers.planted import DEFECTS, Defect, planted
+from tests.peers.planted import DEFECTS, attention, moe
+from tests.peers.planted.defect import Defect, Plant, planted
 from tests.peers.planted.examine import backend_and_oracle, diagnosed, observed, ranked, told
 
 pytestmark = pytest.mark.peer
@@ -89,6 +91,27 @@ def test_every_defect_changes_the_model_and_is_undone() -> None:
             during = backend.logits(TOKENS)
         assert not np.array_equal(during, before), name
         np.testing.assert_array_equal(backend.logits(TOKENS), before, err_msg=name)
+
+
+def the_right_router(model: Any, undo: ExitStack) -> None:
+    moe.route(model, undo)
+
+
+def the_right_block(model: Any, undo: ExitStack) -> None:
+    moe.rewritten(model, undo, lambda routed, shared, factor: routed * factor + shared)
+
+
+def the_right_attention(model: Any, undo: ExitStack) -> None:
+    attention.rewritten(model, undo, attention.right_gate)
+
+
+@pytest.mark.parametrize("plant", [the_right_router, the_right_block, the_right_attention])
+def test_what_is_written_once_more_computes_the_same(plant: Plant) -> None:
+    """Nothing is wrong with the rewritten methods but what is meant to be."""
+    backend, _ = backend_and_oracle("float")
+    before = backend.logits(TOKENS)
+    with planted(backend.model, Defect(plant, ())):
+        np.testing.assert_array_equal(backend.logits(TOKENS), before)
 
 
 def test_they_are_many_and_name_faults_that_there_are() -> None:

@@ -23,6 +23,7 @@ from laguna_ref.conformance.diagnosis import distances
 from laguna_ref.conformance.diagnosis.distances import Distances
 from laguna_ref.conformance.operations import Points
 from laguna_ref.conformance.precision import Precision
+from laguna_ref.conformance.replay import run
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 
@@ -86,6 +87,13 @@ class Evidence:
         return self._excess({point: np.min([run[point] for run in away], axis=0)
                              for point in away[0]})  # fmt: skip
 
+    def own_noise(self, plant: Plant, runs: int) -> tuple[float, list[float]]:
+        """How far what was observed lies from the model with a fault, and how far its own legal
+        runs do: the fault may round, and no run then foretells another."""
+        faulty = plant(self.truth)
+        own = [self._excess(self._legal(seed, plant)) for seed in range(OTHERS, OTHERS + runs)]
+        return self.misfit(faulty), own
+
     def smooth(self, model: Laguna) -> float:
         """The same without the floor's edge, for whoever looks for the least of it."""
         away = self._distances(model, self.observed.points)
@@ -107,15 +115,17 @@ class Evidence:
             for point, d in away.items()
         ))  # fmt: skip
 
-    def _legal(self, seed: int) -> Distances:
-        points = self.prompt.trace(seed)
+    def _legal(self, seed: int, plant: Plant = lambda model: model) -> Distances:
+        """Of a legal run from the truth, both with the fault where there is one."""
+        where = (self.observed.tokens, self.observed.positions)
+        points: Points = run(plant(self.prompt.variation(seed)), *where)
         if self.way == "logits":
             hidden = np.isnan(np.asarray(self.observed.points["lm_head"], np.float64))
             if hidden.shape == points["lm_head"].shape:
                 points = {"lm_head": np.where(hidden, np.nan, points["lm_head"])}
         else:
             points = {name: a for name, a in points.items() if name in self.observed.points}
-        return self._distances(self.truth, points)
+        return self._distances(plant(self.truth), points)
 
     def _distances(self, model: Laguna, points: Points) -> Distances:
         tokens, positions = self.observed.tokens, self.observed.positions

@@ -34,6 +34,9 @@ from laguna_ref.model import Laguna
 
 ENOUGH = 0.5
 """A cause is named when it explains more than what it leaves."""
+PARTLY = 0.25
+"""What a cause must explain of logits whose legal runs, with the fault, stray from each other as
+far as they do from what was observed."""
 FEW, FITTED, HELD_OUT = 16, 100, 200
 """Legal runs that measure the floor, and as many more that say how far a legal backend strays
 above it: few tell a bug from noise. Where it is a close call, so many are fitted and held out: the
@@ -135,14 +138,28 @@ class Search:
         if tried and self.explained(tried[0].misfit) < EXPLAINED:
             tried = self._with_pairs(tried)
         causes = self._causes(tried)
-        best = causes[0].explained if causes else 0.0
-        verdict = NAMED if best > ENOUGH else UNKNOWN
-        reason = (
-            f"{causes[0].fault} explains {best:.0%} of the deviation"
-            if verdict == NAMED
-            else f"no fault of the catalogue explains more than {best:.0%} of the deviation"
-        )
+        verdict, reason = self._verdict(tried, causes)
         return Diagnosis(verdict, reason, {}, self.way, self.deviation, self.noise, causes)
+
+    def _verdict(self, tried: Sequence[Tried], causes: Sequence[Cause]) -> tuple[str, str]:
+        """Named is what explains enough, or as much as it would of its own legal runs."""
+        best = causes[0].explained if causes else 0.0
+        if best > ENOUGH:
+            return NAMED, f"{causes[0].fault} explains {best:.0%} of the deviation"
+        if self.way == "logits" and best > PARTLY and self._rounds_as_much(tried[0].hypothesis):
+            share = f"explains {best:.0%} of the deviation, and no more of its own legal runs"
+            return NAMED, f"{causes[0].fault} {share}"
+        return UNKNOWN, f"no fault of the catalogue explains more than {best:.0%} of the deviation"
+
+    def _rounds_as_much(self, hypothesis: Hypothesis) -> bool:
+        """Whether legal runs with the fault lie as far from each other as from what was seen.
+
+        A fault that rounds, to bfloat16 say, leaves no two runs alike: none can explain the rest.
+        """
+        with np.errstate(all="ignore"):
+            pairs = [each.own_noise(hypothesis.plant, LEGAL_RUNS) for each in self.evidence]
+        seen = sum(misfit for misfit, _ in pairs)
+        return bool(seen <= np.max(np.sum([own for _, own in pairs], axis=0)))
 
     def explained(self, misfit: float) -> float:
         """Share of the deviation beyond usual noise that a misfit leaves none of."""

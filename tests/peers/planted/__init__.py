@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.peers.planted import attention, ends, moe, rope
-from tests.peers.planted.defect import Defect, planted
+from tests.peers.planted.defect import Defect
 
 DEFECTS: dict[str, Defect] = {
     defect.name: defect
@@ -11,4 +11,4 @@ DEFECTS: dict[str, Defect] = {
     for defect in family.DEFECTS
 }  # fmt: skip
 
-__all__ = ["DEFECTS", "Defect", "planted"]
+__all__ = ["DEFECTS", "Defect"]

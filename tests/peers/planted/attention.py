@@ -125,7 +125,7 @@ def gate_of_the_model_card(model: Any, undo: ExitStack) -> None:
     put(undo, torch.nn.functional, "softplus", torch.sigmoid)
 
 
-def _attend(
+def rewritten(
     model: Any, undo: ExitStack, gated: Gated, *, norms_first: bool = True
 ) -> None:  # fmt: skip
     """``LagunaAttention.forward`` once more, as somebody else would write it."""
@@ -155,14 +155,14 @@ def _attend(
         put(undo, module, "forward", of(module))
 
 
-def _right_gate(module: Any, heads: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+def right_gate(module: Any, heads: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
     gate = modeling_laguna.F.softplus(module.g_proj(hidden))
     return (heads * gate[..., None]).flatten(-2)
 
 
 def generic_attention_block(model: Any, undo: ExitStack) -> None:
     """An attention block of another model: it has no g_proj, and nothing multiplies its heads."""
-    _attend(model, undo, lambda _, heads, hidden: heads.flatten(-2))
+    rewritten(model, undo, lambda _, heads, hidden: heads.flatten(-2))
 
 
 def gates_tiled(model: Any, undo: ExitStack) -> None:
@@ -172,12 +172,12 @@ def gates_tiled(model: Any, undo: ExitStack) -> None:
         gate = modeling_laguna.F.softplus(module.g_proj(hidden))
         return heads.flatten(-2) * gate.repeat(1, 1, module.head_dim)
 
-    _attend(model, undo, tiled)
+    rewritten(model, undo, tiled)
 
 
 def norms_after_rotation(model: Any, undo: ExitStack) -> None:
     """q_norm and k_norm are applied to what is already rotated."""
-    _attend(model, undo, _right_gate, norms_first=False)
+    rewritten(model, undo, right_gate, norms_first=False)
 
 
 def gate_of_one(model: Any, undo: ExitStack) -> None:

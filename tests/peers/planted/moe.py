@@ -21,7 +21,7 @@ from tests.peers.planted.defect import (
 Scores = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _route(
+def route(
     model: Any, undo: ExitStack, scores_of: Scores = torch.sigmoid, *, round_logits: bool = False,
     biased_weights: bool = False, normed: bool = True,
 ) -> None:  # fmt: skip
@@ -48,22 +48,22 @@ def _route(
 
 def softmax_router(model: Any, undo: ExitStack) -> None:
     """Scores are a softmax over the experts."""
-    _route(model, undo, lambda logits: torch.softmax(logits, dim=-1))
+    route(model, undo, lambda logits: torch.softmax(logits, dim=-1))
 
 
 def bias_in_the_weights(model: Any, undo: ExitStack) -> None:
     """The experts are weighed by the scores that they were chosen by."""
-    _route(model, undo, biased_weights=True)
+    route(model, undo, biased_weights=True)
 
 
 def weights_not_normed(model: Any, undo: ExitStack) -> None:
     """``norm_topk_prob`` is taken for false where the config does not say."""
-    _route(model, undo, normed=False)
+    route(model, undo, normed=False)
 
 
 def router_in_bfloat16(model: Any, undo: ExitStack) -> None:
     """The router's logits are bfloat16 in a float32 model."""
-    _route(model, undo, round_logits=True)
+    route(model, undo, round_logits=True)
 
 
 def bias_not_loaded(model: Any, undo: ExitStack) -> None:
@@ -105,7 +105,7 @@ def routed_scaling_of_two(model: Any, undo: ExitStack) -> None:
         put(undo, block, "routed_scaling_factor", 2.0)
 
 
-def _block(model: Any, undo: ExitStack, add: Callable[[Any, Any, float], Any]) -> None:
+def rewritten(model: Any, undo: ExitStack, add: Callable[[Any, Any, float], Any]) -> None:
     """``LagunaSparseMoeBlock.forward`` once more; ``add(routed, shared, factor)`` ends it."""
 
     def of(block: Any) -> Any:
@@ -124,12 +124,12 @@ def _block(model: Any, undo: ExitStack, add: Callable[[Any, Any, float], Any]) -
 
 def shared_expert_dropped(model: Any, undo: ExitStack) -> None:
     """Its output is computed and not added."""
-    _block(model, undo, lambda routed, shared, factor: routed * factor)
+    rewritten(model, undo, lambda routed, shared, factor: routed * factor)
 
 
 def shared_expert_scaled(model: Any, undo: ExitStack) -> None:
     """The sum of routed and shared experts is scaled, not the routed ones alone."""
-    _block(model, undo, lambda routed, shared, factor: (routed + shared) * factor)
+    rewritten(model, undo, lambda routed, shared, factor: (routed + shared) * factor)
 
 
 def shared_expert_on_two_ranks(model: Any, undo: ExitStack) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from contextlib import ExitStack
 from typing import Any
 
@@ -101,18 +100,9 @@ def counted_from_one(model: Any, undo: ExitStack) -> None:
     before(undo, model.model.rotary_emb, lambda _, args: (args[0], args[1] + 1, *args[2:]))
 
 
-def factor_logged_again(model: Any, undo: ExitStack) -> None:
-    """The attention factor goes through 0.1 m ln(factor) + 1 once more."""
-    of = model.config.rope_parameters[FULL]
-    again = 0.1 * of["attention_factor"] * math.log(of["factor"]) + 1
-    put(undo, model.model.rotary_emb, f"{FULL}_attention_scaling", again)
-
-
-_DERIVED, _AGAIN = "rope.attention_factor_derived", "rope.attention_factor_logged_again"
 DEFECTS = (
-    Defect(attention_factor_left_out, (_DERIVED,)),
+    Defect(attention_factor_left_out, ("rope.attention_factor_derived",)),
     Defect(attention_factor_misread, ("rope.attention_factor",)),
-    Defect(factor_logged_again, (_AGAIN,)),
     Defect(one_theta_for_all, ("rope.theta_of_full_layers",)),
     Defect(theta_10000_everywhere, ("rope.theta_of_sliding_layers",)),
     Defect(whole_heads_rotated, ("rope.partial_rotary_ignored",)),
