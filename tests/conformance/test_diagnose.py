@@ -11,6 +11,7 @@ import pytest
 from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
 from laguna_ref.conformance.budget import Prompt
 from laguna_ref.conformance.diagnosis.diagnosis import Diagnosis
+from laguna_ref.conformance.diagnosis.distances import by_operation
 from laguna_ref.conformance.diagnosis.fit import coarse, fine
 from laguna_ref.conformance.diagnosis.misfit import Observation, gather
 from laguna_ref.conformance.diagnosis.prompts import ask, drawn
@@ -102,6 +103,8 @@ def test_what_nothing_explains_is_unknown() -> None:
 
     result = diagnosed(culprit(scrambled), trace=True)
     assert result.verdict == "unknown", result.causes
+    assert "% of the trace's misfit is at model.layers." in result.reason
+    assert result.reason.endswith(".self_attn.gate")
     assert result.exit_code == 1
 
 
@@ -132,6 +135,15 @@ def test_a_correct_backend_conforms() -> None:
         assert result.verdict == "conforming"
         assert not result.causes
         assert result.exit_code == 0
+
+
+def test_a_trace_of_more_rows_than_tokens_is_wrong_and_no_input() -> None:
+    """A backend that puts a token of its own before the prompt and shows it."""
+    oracle, tokens, places = tiny("float"), np.arange(80, 84), np.arange(4)
+    found = OracleBackend(oracle).trace([80, *tokens.tolist()], ["*"])
+    away = by_operation(oracle, tokens, places, found)
+    assert away["model.embed_tokens"].tolist() == [1] * 4
+    assert list(away) == ["model.embed_tokens"]
 
 
 def test_nothing_to_look_at_is_inconclusive() -> None:

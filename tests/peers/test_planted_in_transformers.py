@@ -66,19 +66,22 @@ def test_a_planted_defect_is_named(defect: Defect, way: str, figures: dict[str, 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("defect", each(*STRANGE))
-def test_a_defect_that_is_in_no_catalogue_is_found_and_not_misnamed(
+def test_a_defect_that_no_fault_explains_is_found_and_not_misnamed(
     defect: Defect, way: str, figures: dict[str, str]
 ) -> None:
     result = diagnosed(defect, seen(defect.name), way)
     figures[f"{defect.name}, {way}"] = told(result, defect)
     assert result.verdict == "unknown", result.reason
+    if way == "trace":
+        assert result.reason.endswith(f"misfit is at {defect.point}"), result.reason
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("cache_type", ["float", "fp8"])
 def test_without_a_defect_nothing_is_found(cache_type: str, way: str) -> None:
-    sound = Defect(lambda model, undo: None, (), ("short", "beyond the window"), cache_type)
+    prompts = ("short", "beyond the window")
+    sound = Defect(lambda model, undo: None, (), prompts=prompts, cache=cache_type)
     result = diagnosed(sound, observed(sound), way)
     assert result.verdict == "conforming", result.reason
 

@@ -26,10 +26,13 @@ def by_operation(model: Laguna, tokens: Array, positions: Array, found: Points) 
     """Of every operation whose inputs and output ``found`` holds.
 
     A choice of experts lies 1 away where the set is another, as does an array of another shape.
+    What is not one row a token is no input: who reads it is not looked at.
     """
     result: dict[str, Array] = {}
+    rows = (len(tokens),)
+    readable = {name for name, values in found.items() if np.shape(values)[:1] == rows}
     for op in operations(model, tokens, positions):
-        if op.point not in found or not all(name in found for name in op.inputs):
+        if op.point not in found or not readable.issuperset(op.inputs):
             continue
         if ".topk_" in op.point:
             assert op.layer is not None

@@ -74,6 +74,11 @@ class Evidence:
         """Of a model: the truth, or the truth with a fault planted."""
         return self._excess(self._distances(model, self.observed.points))
 
+    def by_point(self) -> dict[str, float]:
+        """The misfit of the truth at each trace point."""
+        away = self._distances(self.truth, self.observed.points)
+        return {point: self._excess({point: of}) for point, of in away.items()}
+
     def nearest(self, plant: Plant, runs: int) -> float:
         """The misfit of a fault in whichever of several legal runs comes nearest, token by token.
 

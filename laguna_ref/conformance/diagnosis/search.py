@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -84,17 +84,19 @@ def diagnose(
     """
     progress = progress or (lambda what, done, total: None)
     found: list[Diagnosis] = []
-    search = None
+    search, where = None, ""
     for way in ("trace", "logits"):
         progress(f"noise of the {way}", 0, 1)
         search = _searching(model, observations, precision, way, progress) or search
         if search is None or search.way != way or search.deviation <= search.noise:
             continue
         found.append(search.diagnosis())
+        where = f"; {search.where()}" if way == "trace" else where
         if found[-1].causes and found[-1].causes[0].explained >= EXPLAINED:
             break
     if found:
-        return max(found, key=lambda each: each.causes[0].explained if each.causes else 0.0)
+        best = max(found, key=lambda each: each.causes[0].explained if each.causes else 0.0)
+        return replace(best, reason=best.reason + where) if best.verdict == UNKNOWN else best
     if search is None:
         return Diagnosis(INCONCLUSIVE, "nothing to look at: neither logits nor a trace")
     return Diagnosis(
@@ -150,6 +152,15 @@ class Search:
             share = f"explains {best:.0%} of the deviation, and no more of its own legal runs"
             return NAMED, f"{causes[0].fault} {share}"
         return UNKNOWN, f"no fault of the catalogue explains more than {best:.0%} of the deviation"
+
+    def where(self) -> str:
+        """The trace point that most of the deviation belongs to, for what nothing explains."""
+        total: dict[str, float] = {}
+        for each in self.evidence:
+            for point, misfit in each.by_point().items():
+                total[point] = total.get(point, 0.0) + misfit
+        worst = max(total, key=lambda point: total[point])
+        return f"{total[worst] / self.deviation:.0%} of the trace's misfit is at {worst}"
 
     def _rounds_as_much(self, hypothesis: Hypothesis) -> bool:
         """Whether legal runs with the fault lie as far from each other as from what was seen.

@@ -136,14 +136,16 @@ def rewritten(
         ) -> tuple[torch.Tensor, Any]:  # fmt: skip
             shape = (*hidden_states.shape[:-1], -1, module.head_dim)
             q, k, v = (
-                project(hidden_states).view(shape).transpose(1, 2)
+                project(hidden_states).view(shape)
                 for project in (module.q_proj, module.k_proj, module.v_proj)
             )
             if norms_first:
                 q, k = module.q_norm(q), module.k_norm(k)
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
             q, k = modeling_laguna.apply_rotary_pos_emb(q, k, *position_embeddings)
-            if not norms_first:
-                q, k = module.q_norm(q), module.k_norm(k)
+            if not norms_first:  # norms are of [1, T, heads, C]
+                q = module.q_norm(q.transpose(1, 2)).transpose(1, 2)
+                k = module.k_norm(k.transpose(1, 2)).transpose(1, 2)
             heads, probabilities = modeling_laguna.eager_attention_forward(
                 module, q, k, v, attention_mask, scaling=module.scaling
             )
@@ -193,10 +195,10 @@ def gate_reads_the_residual(model: Any, undo: ExitStack) -> None:
 
 
 DEFECTS = (
-    Defect(window_of_63, ("attention.window_one_short",), BEYOND),
-    Defect(window_of_65, ("attention.window_one_long",), BEYOND),
-    Defect(window_never_closes, ("attention.window_ignored",), BEYOND),
-    Defect(window_for_the_whole_model, ("attention.window_on_full_layers",), BEYOND),
+    Defect(window_of_63, ("attention.window_one_short",), prompts=BEYOND),
+    Defect(window_of_65, ("attention.window_one_long",), prompts=BEYOND),
+    Defect(window_never_closes, ("attention.window_ignored",), prompts=BEYOND),
+    Defect(window_for_the_whole_model, ("attention.window_on_full_layers",), prompts=BEYOND),
     Defect(scores_as_they_are, ("attention.scale_missing",)),
     Defect(scaled_by_twice_the_width, ("attention.scale",)),
     Defect(heads_dealt_out, ("attention.groups_interleaved",)),

@@ -28,6 +28,8 @@ class Defect:
     plant: Plant
     faults: tuple[str, ...]
     """Faults of the catalogue that mean it. Empty: the catalogue has none."""
+    point: str = ""
+    """Where it first shows, of one that has no name."""
     prompts: tuple[str, ...] = ("short",)
     """Of ``diagnosis.prompts.drawn``."""
     cache: str = "float"

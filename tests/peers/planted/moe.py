@@ -168,16 +168,16 @@ def nibbles_the_other_way(model: Any, undo: ExitStack) -> None:
 
 
 def two_experts_exchanged(model: Any, undo: ExitStack) -> None:
-    """In one layer, two experts stand in each other's place."""
-    experts, order = sparse_blocks(model)[2].experts, torch.arange(16)
+    """In layer 3, two experts stand in each other's place."""
+    experts, order = model.model.layers[3].mlp.experts, torch.arange(16)
     order[[3, 5]] = order[[5, 3]]
     for matrix in (experts.gate_up_proj, experts.down_proj):
         overwrite(undo, matrix, matrix[order])
 
 
 def one_expert_twice_as_large(model: Any, undo: ExitStack) -> None:
-    """One expert of one layer keeps a stale scale: its output is twice what it should be."""
-    down = sparse_blocks(model)[2].experts.down_proj
+    """One expert of layer 3 keeps a stale scale: its output is twice what it should be."""
+    down = model.model.layers[3].mlp.experts.down_proj
     changed = down.clone()
     changed[3] *= 2
     overwrite(undo, down, changed)
@@ -201,6 +201,6 @@ DEFECTS = (
     Defect(up_before_gate, ("experts.gate_up_swapped",)),
     Defect(experts_shifted, ("experts.rotated",)),
     Defect(nibbles_the_other_way, ("packed.nibbles_swapped",)),
-    Defect(two_experts_exchanged, ()),
-    Defect(one_expert_twice_as_large, ()),
+    Defect(two_experts_exchanged, (), "model.layers.3.mlp.experts"),
+    Defect(one_expert_twice_as_large, (), "model.layers.3.mlp.experts"),
 )
