@@ -125,9 +125,7 @@ def gate_of_the_model_card(model: Any, undo: ExitStack) -> None:
     put(undo, torch.nn.functional, "softplus", torch.sigmoid)
 
 
-def rewritten(
-    model: Any, undo: ExitStack, gated: Gated, *, norms_first: bool = True
-) -> None:  # fmt: skip
+def rewritten(model: Any, undo: ExitStack, gated: Gated, *, norms_first: bool = True) -> None:
     """``LagunaAttention.forward`` once more, as somebody else would write it."""
 
     def of(module: Any) -> Any:
@@ -158,6 +156,7 @@ def rewritten(
 
 
 def right_gate(module: Any, heads: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Heads times softplus of their gates, as Laguna has it."""
     gate = modeling_laguna.F.softplus(module.g_proj(hidden))
     return (heads * gate[..., None]).flatten(-2)
 
