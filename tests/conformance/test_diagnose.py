@@ -11,14 +11,16 @@ import pytest
 from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
 from laguna_ref.conformance.budget import Prompt
 from laguna_ref.conformance.diagnosis.diagnosis import Diagnosis
+from laguna_ref.conformance.diagnosis.distances import by_operation
 from laguna_ref.conformance.diagnosis.fit import coarse, fine
 from laguna_ref.conformance.diagnosis.misfit import Observation, gather
 from laguna_ref.conformance.diagnosis.prompts import ask, drawn
-from laguna_ref.conformance.diagnosis.search import diagnose
+from laguna_ref.conformance.diagnosis.search import ENOUGH, PARTLY, diagnose
 from laguna_ref.conformance.faults import CATALOGUE, DIALS
 from laguna_ref.conformance.faults.fault import changed
 from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.model import Laguna
+from laguna_ref.numerics import round_to_bf16
 from tests.conformance.samples import tiny
 
 SHORT = 24
@@ -101,7 +103,30 @@ def test_what_nothing_explains_is_unknown() -> None:
 
     result = diagnosed(culprit(scrambled), trace=True)
     assert result.verdict == "unknown", result.causes
+    assert "% of the trace's misfit is at model.layers." in result.reason
+    assert result.reason.endswith(".self_attn.gate")
     assert result.exit_code == 1
+
+
+def test_what_rounds_is_named_though_no_two_runs_are_alike() -> None:
+    """Rounding to float16 falls otherwise in every run: the fault itself explains a third."""
+    name = "half.residual_in_float16"
+    result = diagnosed(culprit(CATALOGUE[name].plant), trace=False)
+    assert result.verdict == "named", result.reason
+    assert result.causes[0].fault == name
+    assert PARTLY < result.causes[0].explained <= ENOUGH
+
+
+@pytest.mark.slow
+def test_another_rounding_is_unknown() -> None:
+    def residual_in_bfloat16(model: Laguna) -> Laguna:
+        def add(residual: Any, x: Any, numerics: Any) -> Any:
+            return round_to_bf16(model.engine.add(residual, x, numerics)).astype(x.dtype)
+
+        return changed(model, add=add)
+
+    result = diagnosed(culprit(residual_in_bfloat16), trace=False)
+    assert result.verdict == "unknown", result.causes
 
 
 def test_a_correct_backend_conforms() -> None:
@@ -110,6 +135,15 @@ def test_a_correct_backend_conforms() -> None:
         assert result.verdict == "conforming"
         assert not result.causes
         assert result.exit_code == 0
+
+
+def test_a_trace_of_more_rows_than_tokens_is_wrong_and_no_input() -> None:
+    """A backend that puts a token of its own before the prompt and shows it."""
+    oracle, tokens, places = tiny("float"), np.arange(80, 84), np.arange(4)
+    found = OracleBackend(oracle).trace([80, *tokens.tolist()], ["*"])
+    away = by_operation(oracle, tokens, places, found)
+    assert away["model.embed_tokens"].tolist() == [1] * 4
+    assert list(away) == ["model.embed_tokens"]
 
 
 def test_nothing_to_look_at_is_inconclusive() -> None:

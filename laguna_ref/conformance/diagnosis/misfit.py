@@ -25,6 +25,7 @@ from laguna_ref.conformance.diagnosis import distances
 from laguna_ref.conformance.diagnosis.distances import Distances
 from laguna_ref.conformance.operations import Points
 from laguna_ref.conformance.precision import Precision
+from laguna_ref.conformance.replay import run
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 
@@ -91,15 +92,19 @@ class Evidence:
         """Of a model: the truth, or the truth with a fault planted."""
         return self._excess(self._distances(model, self.observed.points))
 
-    def misfit_of_suspects(self, model: Laguna) -> float:
-        """Its part at points where the truth is off: a fault that explains anything lessens it."""
-        return self._excess(self._distances(model, self.observed.points, self.suspects))
+    def by_point(self) -> dict[str, float]:
+        """The misfit of the truth at each trace point."""
+        away = self._distances(self.truth, self.observed.points)
+        return {point: self._excess({point: of}) for point, of in away.items()}
 
     @cached_property
     def suspects(self) -> frozenset[str]:
         """Trace points at which what was observed lies beyond the floor of the truth."""
-        away = self._distances(self.truth, self.observed.points)
-        return frozenset(point for point, d in away.items() if (d > self.floor[point]).any())
+        return frozenset(point for point, misfit in self.by_point().items() if misfit > 0)
+
+    def misfit_of_suspects(self, model: Laguna) -> float:
+        """Its part at those: a fault that explains anything lessens it."""
+        return self._excess(self._distances(model, self.observed.points, self.suspects))
 
     def nearest(self, plant: Plant, runs: int) -> float:
         """The misfit of a fault in whichever of several legal runs comes nearest, token by token.
@@ -113,6 +118,13 @@ class Evidence:
                  for seed in range(OTHERS, OTHERS + runs)]  # fmt: skip
         return self._excess({point: np.min([run[point] for run in away], axis=0)
                              for point in away[0]})  # fmt: skip
+
+    def own_noise(self, plant: Plant, runs: int) -> tuple[float, list[float]]:
+        """How far what was observed lies from the model with a fault, and how far its own legal
+        runs do: the fault may round, and no run then foretells another."""
+        faulty = plant(self.truth)
+        own = [self._excess(self._legal(seed, plant)) for seed in range(OTHERS, OTHERS + runs)]
+        return self.misfit(faulty), own
 
     def smooth(self, model: Laguna) -> float:
         """That part without the floor's edge, for whoever looks for the least of it."""
@@ -135,15 +147,17 @@ class Evidence:
             for point, d in away.items()
         ))  # fmt: skip
 
-    def _legal(self, seed: int) -> Distances:
-        points = self.prompt.trace(seed)
+    def _legal(self, seed: int, plant: Plant = lambda model: model) -> Distances:
+        """Of a legal run from the truth, both with the fault where there is one."""
+        where = (self.observed.tokens, self.observed.positions)
+        points: Points = run(plant(self.prompt.variation(seed)), *where)
         if self.way == "logits":
             hidden = np.isnan(np.asarray(self.observed.points["lm_head"], np.float64))
             if hidden.shape == points["lm_head"].shape:
                 points = {"lm_head": np.where(hidden, np.nan, points["lm_head"])}
         else:
             points = {name: a for name, a in points.items() if name in self.observed.points}
-        return self._distances(self.truth, points)
+        return self._distances(plant(self.truth), points)
 
     def _distances(
         self, model: Laguna, points: Points, only: Collection[str] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -34,6 +34,9 @@ from laguna_ref.model import Laguna
 
 ENOUGH = 0.5
 """A cause is named when it explains more than what it leaves."""
+PARTLY = 0.25
+"""What a cause must explain of logits whose legal runs, with the fault, stray from each other as
+far as they do from what was observed."""
 FEW, FITTED, HELD_OUT = 16, 100, 200
 """Legal runs that measure the floor, and as many more that say how far a legal backend strays
 above it: few tell a bug from noise. Where it is a close call, so many are fitted and held out: the
@@ -83,17 +86,19 @@ def diagnose(
     """
     progress = progress or (lambda what, done, total: None)
     found: list[Diagnosis] = []
-    search = None
+    search, where = None, ""
     for way in ("trace", "logits"):
         progress(f"noise of the {way}", 0, 1)
         search = _searching(model, observations, precision, way, progress, floors) or search
         if search is None or search.way != way or search.deviation <= search.noise:
             continue
         found.append(search.diagnosis())
+        where = f"; {search.where()}" if way == "trace" else where
         if found[-1].causes and found[-1].causes[0].explained >= EXPLAINED:
             break
     if found:
-        return max(found, key=lambda each: each.causes[0].explained if each.causes else 0.0)
+        best = max(found, key=lambda each: each.causes[0].explained if each.causes else 0.0)
+        return replace(best, reason=best.reason + where) if best.verdict == UNKNOWN else best
     if search is None:
         return Diagnosis(INCONCLUSIVE, "nothing to look at: neither logits nor a trace")
     return Diagnosis(
@@ -138,14 +143,37 @@ class Search:
         if tried and self.explained(tried[0].misfit) < EXPLAINED:
             tried = self._with_pairs(tried)
         causes = self._causes(tried)
-        best = causes[0].explained if causes else 0.0
-        verdict = NAMED if best > ENOUGH else UNKNOWN
-        reason = (
-            f"{causes[0].fault} explains {best:.0%} of the deviation"
-            if verdict == NAMED
-            else f"no fault of the catalogue explains more than {best:.0%} of the deviation"
-        )
+        verdict, reason = self._verdict(tried, causes)
         return Diagnosis(verdict, reason, {}, self.way, self.deviation, self.noise, causes)
+
+    def _verdict(self, tried: Sequence[Tried], causes: Sequence[Cause]) -> tuple[str, str]:
+        """Named is what explains enough, or as much as it would of its own legal runs."""
+        best = causes[0].explained if causes else 0.0
+        if best > ENOUGH:
+            return NAMED, f"{causes[0].fault} explains {best:.0%} of the deviation"
+        if self.way == "logits" and best > PARTLY and self._rounds_as_much(tried[0].hypothesis):
+            share = f"explains {best:.0%} of the deviation, and no more of its own legal runs"
+            return NAMED, f"{causes[0].fault} {share}"
+        return UNKNOWN, f"no fault of the catalogue explains more than {best:.0%} of the deviation"
+
+    def where(self) -> str:
+        """The trace point that most of the deviation belongs to, for what nothing explains."""
+        total: dict[str, float] = {}
+        for each in self.evidence:
+            for point, misfit in each.by_point().items():
+                total[point] = total.get(point, 0.0) + misfit
+        worst = max(total, key=lambda point: total[point])
+        return f"{total[worst] / self.deviation:.0%} of the trace's misfit is at {worst}"
+
+    def _rounds_as_much(self, hypothesis: Hypothesis) -> bool:
+        """Whether legal runs with the fault lie as far from each other as from what was seen.
+
+        A fault that rounds, to bfloat16 say, leaves no two runs alike: none can explain the rest.
+        """
+        with np.errstate(all="ignore"):
+            pairs = [each.own_noise(hypothesis.plant, LEGAL_RUNS) for each in self.evidence]
+        seen = sum(misfit for misfit, _ in pairs)
+        return bool(seen <= np.max(np.sum([own for _, own in pairs], axis=0)))
 
     def explained(self, misfit: float) -> float:
         """Share of the deviation beyond usual noise that a misfit leaves none of."""
