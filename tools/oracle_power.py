@@ -12,6 +12,7 @@ planted in a smaller checkpoint that can.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -263,26 +264,57 @@ def main() -> None:
     parser.add_argument("--fault", action="append", choices=CATALOGUE)
     parser.add_argument("--legal", type=int, default=1000, help="legal runs held against the noise")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--rows", type=Path, help="file that diagnoses are kept in: an interrupted "
+                        "run goes on where it was")  # fmt: skip
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    jobs: list[Any] = [
+    precisions = asked.precision or list(NUMERICS)
+    kept = Kept(asked.rows)
+    jobs = [
         (fault, precision)
-        for precision in asked.precision or NUMERICS
+        for precision in precisions
         for fault in asked.fault or CATALOGUE
+        if not kept.has(fault, precision)
     ]
-    rows: list[Row] = []
     for variable in ("OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # of the workers: the work is spread over them
     # Compiled kernels and forked processes do not go together.
     with ProcessPoolExecutor(asked.workers, mp_context=get_context("spawn")) as pool:
-        for done in pool.map(examine, *zip(*jobs, strict=True)):
-            rows += done
+        for done in pool.map(examine, *zip(*jobs, strict=True)) if jobs else ():
+            kept.add(done)
             for row in done:
                 print(row.fault, row.precision, row.way, row.visible, _cell(row), flush=True)
-        used = list(dict.fromkeys(precision for _, precision in jobs))
-        legal = list(pool.map(alarms, used, [asked.legal] * len(used))) if asked.legal else []
+        counts = [asked.legal] * len(precisions)
+        legal = list(pool.map(alarms, precisions, counts)) if asked.legal else []
     if asked.out:
-        asked.out.write_text(page(rows, legal), encoding="utf-8")
+        asked.out.write_text(page(kept.of(precisions), legal), encoding="utf-8")
+
+
+class Kept:
+    """Rows of this run and of earlier ones of the same file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.rows = path, list[Row]()
+        if path is not None and path.exists():
+            lines = path.read_text("utf-8").splitlines()
+            self.rows = [Row(**json.loads(line)) for line in lines]
+
+    def has(self, fault: str, precision: str) -> bool:
+        """Whether it has been diagnosed."""
+        return any((row.fault, row.precision) == (fault, precision) for row in self.rows)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Both ways to look at one culprit."""
+        self.rows += rows
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row._asdict()) + "\n" for row in rows)
+
+    def of(self, precisions: Sequence[str]) -> list[Row]:
+        """In the catalogue's order."""
+        order = list(CATALOGUE)
+        some = [row for row in self.rows if row.precision in precisions]
+        return sorted(some, key=lambda r: (precisions.index(r.precision), order.index(r.fault)))
 
 
 if __name__ == "__main__":
