@@ -1,10 +1,19 @@
-"""Hypothesis profiles: ``ci`` draws the same examples every time, ``nightly`` many new ones."""
+"""Hypothesis profiles: ``ci`` draws the same examples every time, ``nightly`` many new ones.
+
+And one thread of matrix products for each worker of a parallel run.
+"""
 
 from __future__ import annotations
 
 import os
 
 from hypothesis import HealthCheck, settings
+
+# Workers share the cores: matrix products that wait for each other's threads cost several times as
+# much.
+# NumPy reads it when it is first imported, which no plugin does.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _SLOW_IS_FINE = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
