@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import traceback
@@ -170,9 +171,18 @@ def load(opened: Checkpoint, settings: Settings) -> LLM:
             )  # fmt: skip
         except Exception as error:  # each of its parts has a way of its own to refuse
             raise BackendError(f"vLLM cannot load it: {said(error)}", file=opened.path) from error
-    # An engine that is let go would take down the process groups that all of them share.
-    engine.llm_engine.engine_core._finalizer.detach()
+    _let_go_quietly(engine)
     return engine
+
+
+def _let_go_quietly(engine: LLM) -> None:
+    """Lets several engines live in this process, and each be freed when nobody holds it.
+
+    vLLM means one engine a process: the first to be let go would take down the process groups that
+    all share, and what an engine allocates is hidden from the garbage collector.
+    """
+    engine.llm_engine.engine_core._finalizer.detach()
+    gc.unfreeze()
 
 
 def _keeps_float(opened: Checkpoint, settings: Settings) -> bool:
