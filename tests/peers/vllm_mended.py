@@ -1,8 +1,8 @@
 """Two defects of vLLM 0.32.0 mended, so that the rest of it can be judged; used by tests alone.
 
-``router``: the CPU build stops at an assertion, as its router has sigmoid scores only in its grouped
-top-k, and Laguna asks for them without groups. With one group of all experts, of which one is taken,
-that function computes Laguna's routing. CUDA builds have another router and need none of this.
+``router``: the CPU build stops at an assertion, as its router has sigmoid scores in its grouped
+top-k alone, and Laguna asks for them without groups. With one group of all experts that function
+computes Laguna's routing. CUDA builds have another router and need none of this.
 
 ``loader``: the router's correction bias is in the checkpoint, has a parameter, and is not loaded.
 
