@@ -9,7 +9,6 @@ package exclude each other (docs/backends.md says what to install). Nightly, in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -48,27 +47,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def routed() -> Iterator[None]:
+    """A router that runs, where the CPU build's stops."""
     with mended_router():
         yield
 
 
 @pytest.fixture
-def mended() -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.enter_context(mended_router())
-        stack.enter_context(mended_loader())
+def mended(routed: None) -> Iterator[None]:
+    """And a loader that loads the correction bias."""
+    with mended_loader():
         yield
 
 
 @pytest.fixture(scope="module")
-def backend(folder: Path) -> Iterator[Any]:
-    with mended_router(), mended_loader():
-        yield opener("vllm")(folder)
+def loaded(folder: Path) -> Any:
+    with mended_loader():
+        return opener("vllm")(folder)
+
+
+@pytest.fixture
+def backend(loaded: Any, routed: None) -> Any:
+    return loaded
 
 
 @pytest.fixture(scope="module")
-def oracle(backend: Any, folder: Path) -> Any:
-    return oracle_of(backend, folder)
+def oracle(loaded: Any, folder: Path) -> Any:
+    return oracle_of(loaded, folder)
 
 
 def assert_logits(found: Any, expected: Any) -> None:

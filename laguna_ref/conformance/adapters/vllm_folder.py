@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from laguna_ref.checkpoint import Checkpoint
+from laguna_ref.checkpoint import open as open_folder
+from laguna_ref.checkpoint.opening import INDEX_FILE, SINGLE_FILE
 from laguna_ref.checkpoint.safetensors_writer import TensorSpec, write_file
 from laguna_ref.conformance.adapters.vllm_backend import Settings
 from laguna_ref.conformance.export import export, is_quantised
 from laguna_ref.numerics import Array
 
-SCALES = "kv_scales.safetensors"
-INDEX = "model.safetensors.index.json"
+WEIGHTS, SCALES = "weights.safetensors", "kv_scales.safetensors"
+"""Files of a copy that keeps its cache."""
 
 
 def source(opened: Checkpoint, settings: Settings, temporary: Path) -> Path:
@@ -49,14 +51,16 @@ def _declare_cache(copy: Path, opened: Checkpoint) -> None:
         "kv_cache_scheme": scheme,
         "quantization_status": "frozen",
     }
-    _write_json(copy / "config.json", config)
+    files = {name: stored.file.path.name for name, stored in open_folder(copy).tensors.items()}
+    if (copy / SINGLE_FILE).exists():  # what stands beside a single file is no part of it
+        (copy / SINGLE_FILE).rename(copy / WEIGHTS)
+        files = dict.fromkeys(files, WEIGHTS)
     scales = _scales(opened)
-    specs = [TensorSpec(name, "F32", (1,)) for name in scales]
-    write_file(copy / SCALES, specs, scales.__getitem__)
-    if (copy / INDEX).exists():  # what is not in the index of a sharded copy is not loaded
-        index = json.loads((copy / INDEX).read_text(encoding="utf-8"))
-        index["weight_map"] |= dict.fromkeys(scales, SCALES)
-        _write_json(copy / INDEX, index)
+    write_file(
+        copy / SCALES, [TensorSpec(name, "F32", (1,)) for name in scales], scales.__getitem__
+    )
+    _write_json(copy / INDEX_FILE, {"weight_map": files | dict.fromkeys(scales, SCALES)})
+    _write_json(copy / "config.json", config)
 
 
 def _scales(opened: Checkpoint) -> dict[str, Array]:
