@@ -112,6 +112,12 @@ def test_decoding_and_batches_give_the_logits_of_the_whole(backend: Any, oracle:
     assert_logits(short, expected[:5])
 
 
+def test_a_prompt_beyond_the_context_is_refused_and_the_next_is_answered(backend: Any) -> None:
+    with pytest.raises(BackendError, match=r"context.*4096.*4097"):
+        backend.logits([1] * 4096)
+    assert backend.logits(TOKENS[:3]).shape == (3, 256)
+
+
 def test_it_tells_what_it_made_of_the_config(backend: Any) -> None:
     full = backend.config["rope_parameters"]["full_attention"]
     assert (full["beta_fast"], full["attention_factor"]) == (64.0, 1.0)

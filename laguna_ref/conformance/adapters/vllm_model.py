@@ -35,8 +35,10 @@ with warnings.catch_warnings():
 
 CONTEXT = 4096
 """Tokens of a sequence at most."""
-TOGETHER = 16384
+TOGETHER = 8192
 """Tokens of all sequences of one step at most."""
+SMALLEST_CACHE = 2**28
+"""Bytes: a block of 128 tokens for each of the many sequences of a batch of a small model."""
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """Where the model can be looked at while it runs."""
 
@@ -73,7 +75,7 @@ class VllmBackend:
         weights = "a dense copy" if quantised and not settings.packed else "the folder itself"
         self.config = effective(self.engine, opened, weights)
         self._points = trace_points(opened.config)
-        self._vocab_size = opened.config.vocab_size
+        self._vocab_size, self._context = opened.config.vocab_size, _context(opened.config)
         self._died: str | None = None
 
     def logits(self, tokens: Sequence[int]) -> Array:
@@ -104,7 +106,7 @@ class VllmBackend:
 
         A cache cannot be taken out of vLLM, so all that the state holds is run again.
         """
-        after = State(state.prompt, (*state.decoded, *tokens))
+        after = State(state.prompt, (*state.decoded, *(int(token) for token in tokens)))
         forced = {FORCED: list(after.decoded)}
         asked = _parameters(max_tokens=len(after.decoded) + 1, extra_args=forced)
         drawn = self._run([state.prompt], asked)[0].outputs[0]
@@ -119,7 +121,9 @@ class VllmBackend:
         """All in one step, one after another without padding, as vLLM lays them out."""
         total = sum(len(tokens) for tokens in sequences)
         if total > TOGETHER:
-            raise BackendError("too many tokens for one step", expected=TOGETHER, found=total)
+            raise BackendError(
+                "too many tokens for one step of vLLM", expected=f"at most {TOGETHER}", found=total
+            )
         answers = self._run(sequences, _parameters(max_tokens=1, prompt_logprobs=-1))
         return [
             np.concatenate([self._rows(answer.prompt_logprobs)[1:],
@@ -130,6 +134,10 @@ class VllmBackend:
     def _run(self, sequences: Sequence[Sequence[int]], asked: SamplingParams) -> list[Any]:
         if self._died is not None:
             raise BackendDiedError(self._died)
+        longest = max(len(tokens) for tokens in sequences) + asked.max_tokens
+        if longest > self._context:
+            raise BackendError("too many tokens for the context, the drawn ones among them",
+                               expected=f"at most {self._context}", found=longest)  # fmt: skip
         prompts = [{"prompt_token_ids": [int(token) for token in tokens]} for tokens in sequences]
         try:
             answers: list[Any] = self.engine.generate(prompts, asked, use_tqdm=False)
@@ -156,17 +164,22 @@ def _parameters(**more: Any) -> SamplingParams:
 
 def load(opened: Checkpoint, settings: Settings) -> LLM:
     """The engine; raises BackendError with vLLM's own words where it cannot load the checkpoint."""
-    with tempfile.TemporaryDirectory(prefix="laguna-ref-") as folder, _environment(IN_PROCESS):
+    with (
+        tempfile.TemporaryDirectory(prefix="laguna-ref-") as folder,
+        _environment(IN_PROCESS),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
         given = source(opened, settings, Path(folder))
         options = {"kv_cache_dtype": "bfloat16"} if _keeps_float(opened, settings) else {}
         try:
             engine = LLM(
                 model=str(given), skip_tokenizer_init=True, dtype=settings.dtype,
                 enforce_eager=True, max_logprobs=-1, logprobs_mode="raw_logits",
-                max_model_len=min(CONTEXT, opened.config.max_position_embeddings),
+                max_model_len=_context(opened.config),
                 max_num_batched_tokens=TOGETHER, enable_chunked_prefill=False,
                 enable_prefix_caching=False, async_scheduling=False, use_tqdm_on_load=False,
-                kv_cache_memory_bytes=_cache_bytes(opened.config), logits_processors=[Forcing],
+                kv_cache_memory_bytes=_cache_bytes(opened, settings), logits_processors=[Forcing],
                 generation_config="vllm", **options,
             )  # fmt: skip
         except Exception as error:  # each of its parts has a way of its own to refuse
@@ -181,7 +194,9 @@ def _let_go_quietly(engine: LLM) -> None:
     vLLM means one engine a process: the first to be let go would take down the process groups that
     all share, and what an engine allocates is hidden from the garbage collector.
     """
-    engine.llm_engine.engine_core._finalizer.detach()
+    finalizer = getattr(engine.llm_engine.engine_core, "_finalizer", None)
+    if finalizer is not None:
+        finalizer.detach()
     gc.unfreeze()
 
 
@@ -190,10 +205,16 @@ def _keeps_float(opened: Checkpoint, settings: Settings) -> bool:
     return settings.packed and settings.float_cache and opened.config.kv_cache_fp8
 
 
-def _cache_bytes(config: LagunaConfig) -> int:
-    """Room for every token of a step, as float32, and for what blocks leave empty."""
-    kv = sum(2 * config.num_key_value_heads * config.head_dim * 4 for _ in config.layers)
-    return max(2**28, 2 * kv * TOGETHER)
+def _context(config: LagunaConfig) -> int:
+    return min(CONTEXT, config.max_position_embeddings)
+
+
+def _cache_bytes(opened: Checkpoint, settings: Settings) -> int:
+    """Room for all tokens of a step, and as much again for what blocks leave empty."""
+    config = opened.config
+    values = 2 * len(config.layers) * config.num_key_value_heads * config.head_dim
+    width = 4 if settings.dtype == "float32" else 2
+    return max(SMALLEST_CACHE, 2 * TOGETHER * values * width)
 
 
 def said(error: Exception) -> str:
