@@ -34,7 +34,7 @@ def effective(engine: Any, opened: Checkpoint, weights: str) -> dict[str, Any]:
     """
     config = engine.llm_engine.vllm_config
     taken = config.model_config.hf_config.to_dict()
-    used: dict[str, Any] = {key: taken[key] for key in READ if key in taken}
+    used: dict[str, Any] = {key: taken[key] for key in sorted(READ) if key in taken}
     if isinstance(used.get("rope_parameters"), Mapping):
         used["rope_parameters"] = {
             kind: {key: value for key, value in rope.items() if key in ROPE_READ}
