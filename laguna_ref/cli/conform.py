@@ -70,7 +70,7 @@ def command(
 ) -> int:
     """Hold an implementation against the oracle: exit 0 conforming, 1 diverges, 3 inconclusive.
 
-    BACKEND is transformers[:DEVICE], mlx, llamacpp, openai:URL, dump:FOLDER,
+    BACKEND is transformers[:DEVICE], vllm, mlx, llamacpp, openai:URL, dump:FOLDER,
     python:MODULE:FACTORY or oracle[:NUMERICS]. The noise of a case is measured once and kept.
     """
     from laguna_ref.conformance.adapters import opener

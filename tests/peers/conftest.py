@@ -1,8 +1,9 @@
 """Comparisons with implementations that we did not write: torch, Transformers, compressed-tensors.
 
 Modules of tests whose peer is not installed are skipped, saying so; ``LAGUNA_REQUIRE_PEERS`` (set
-by CI) lists the extras without which that is an error: ``peers``, for short ``1``, ``mlx`` or
-``llamacpp``, which takes minutes to build. Figures measured on the way are printed after the run.
+by CI) lists the extras without which that is an error: ``peers``, for short ``1``, ``mlx``,
+``llamacpp``, which takes minutes to build, or ``vllm``, which has an environment of its own and no
+extra (docs/backends.md). Figures measured on the way are printed after the run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from laguna_ref.conformance.adapters.vllm_backend import ENVIRONMENT
+
 HERE = Path(__file__).parent
 PEERS = ("torch", "transformers", "compressed_tensors")
 OWN_EXTRA = {
@@ -21,6 +24,7 @@ OWN_EXTRA = {
     "test_llamacpp.py": ("llamacpp", ("gguf", "llama_cpp")),
     "test_llamacpp_backend.py": ("llamacpp", ("gguf", "llama_cpp")),
     "test_mlx_backend.py": ("mlx", ("mlx", "mlx_lm")),
+    "test_vllm_backend.py": ("vllm", ("torch", "vllm")),
 }
 """Extra and imports of the test modules that have nothing to do with the other peers."""
 REQUIRED = os.environ.get("LAGUNA_REQUIRE_PEERS", "").replace("1", "peers").split(",")
@@ -48,6 +52,12 @@ if not MISSING:
     torch.set_num_threads(1)  # sums in one order, and tiny models gain nothing from more
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+if not missing(("torch", "vllm")):
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import vllm  # noqa: F401
 
 
 class _NeedsPeers(pytest.Module):

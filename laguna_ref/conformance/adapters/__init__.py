@@ -19,6 +19,7 @@ MODULES = {
     "oracle": "oracle_backend",
     "python": "python_backend",
     "transformers": "transformers_backend",
+    "vllm": "vllm_backend",
 }
 
 
