@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -92,6 +93,21 @@ def test_groups_twice_as_long_take_every_scale_for_two_groups() -> None:
     expected = codes * doubled[:, : codes.shape[1]]
     assert np.array_equal(wrong.experts[0].gate_proj.rows(), expected)
     assert not np.array_equal(right.experts[0].gate_proj.rows(), expected)
+
+
+def test_codes_are_cut_towards_zero() -> None:
+    """Against the list of all codes."""
+    model = tiny("fp8")
+    planted = CATALOGUE["kv.codes_towards_zero"].plant(model)
+    at = "model.layers.0.self_attn"
+    points = run(planted, np.array(prompt(COUNT)), np.arange(COUNT))
+    scale = float(model.kv_formats[0].k_scale)
+    units = np.abs(points[f"{at}.k_rope"].astype(np.float64)) / scale
+    codes = np.arange(127, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    expected = codes[np.searchsorted(codes, units, side="right") - 1] * scale
+    found = points[f"{at}.k_cached"]
+    assert np.allclose(np.abs(found), expected, rtol=1e-6, atol=0)
+    assert (np.sign(found) * points[f"{at}.k_rope"] >= 0).all()
 
 
 def test_the_skip_list_moves_to_the_next_layer() -> None:

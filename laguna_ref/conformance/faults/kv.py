@@ -165,6 +165,26 @@ def e5m2(model: Laguna) -> Laguna:
     return _round_trips(model, of_format)
 
 
+def codes_towards_zero(model: Laguna) -> Laguna:
+    """Codes are cut off towards zero, not rounded to the nearest."""
+
+    def of_format(old: KVFormat) -> RoundTrip:
+        def through(x: Array, point: str) -> Array:
+            scale = _scale(old, point)
+            units = np.clip(x.astype(np.float32) / scale, -448, 448)
+            nearest = units.astype(ml_dtypes.float8_e4m3fn)
+            beyond = np.abs(nearest.astype(np.float32)) > np.abs(units)
+            # Codes of one sign lie in the order of their bits: one less is one nearer to zero.
+            cut = (nearest.view(np.uint8) - beyond).view(ml_dtypes.float8_e4m3fn)
+            return model.numerics.round_at(
+                "kv_cache.read", cut.astype(x.dtype) * x.dtype.type(scale)
+            )
+
+        return through
+
+    return _round_trips(model, of_format)
+
+
 def overflow_to_nan_code(model: Laguna) -> Laguna:
     """Without a clamp, values beyond 464 scales get the code of NaN, which is read as 480 scales.
 
@@ -243,6 +263,7 @@ FAULTS = (
     Fault("kv.scales_of_next_layer", _K, "fp8", "subtle", scales_of_next_layer),
     Fault("kv.keys_before_rope", "self_attn.k_norm", "fp8", "subtle", keys_before_rope),
     Fault("kv.e5m2", _K, "fp8", "subtle", e5m2),
+    Fault("kv.codes_towards_zero", _K, "fp8", "serious", codes_towards_zero),
     Fault("kv.overflow_to_nan_code", _K, "fp8", "subtle", overflow_to_nan_code),
     Fault("kv.skip_list_off_by_one", _K, "all", "subtle", skip_list_off_by_one),
     Fault("kv.ring_one_short", _OUT, "sliding_attention", "serious", ring_one_short),
