@@ -184,6 +184,9 @@ def test_an_fp8_cache_is_rounded_towards_zero(mended: None, figures: dict[str, s
     report = verdict(backend, EMBEDDED)
     figures["vllm with the bias, laguna-tiny, FP8 cache"] = summary(report)
     assert report.verdict == "diverges"
+    observations, _ = ask(backend, oracle_of(backend, EMBEDDED).config)
+    result = diagnose(oracle_of(backend, EMBEDDED), observations, PRESETS["float32"])
+    assert (result.verdict, result.causes[0].fault) == ("named", "kv.codes_towards_zero")
 
     at = "model.layers.0.self_attn"
     found = backend.trace(TOKENS, [f"{at}.*"])
