@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,12 @@ def test_what_is_written_once_more_computes_the_same(plant: Plant) -> None:
     before = backend.logits(TOKENS)
     with planted(backend.model, Defect(plant, ())):
         np.testing.assert_array_equal(backend.logits(TOKENS), before)
+
+
+def test_the_published_table_has_them_all() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    published = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert published == list(DEFECTS)
 
 
 def test_they_are_many_and_name_faults_that_there_are() -> None:

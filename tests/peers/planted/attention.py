@@ -24,12 +24,12 @@ Gated = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def window_of_63(model: Any, undo: ExitStack) -> None:
-    """The window counts earlier tokens without the own one, less one."""
+    """63 keys are visible where 64 are configured."""
     put(undo, model.config, "sliding_window", model.config.sliding_window - 1)
 
 
 def window_of_65(model: Any, undo: ExitStack) -> None:
-    """The window counts earlier tokens, and the own one comes on top."""
+    """64 earlier keys are visible, and the own one comes on top."""
     put(undo, model.config, "sliding_window", model.config.sliding_window + 1)
 
 

@@ -59,7 +59,10 @@ def normed_in_bfloat16(model: Any, undo: ExitStack) -> None:
 
 
 def bos_twice(model: Any, undo: ExitStack) -> None:
-    """A tokenizer puts a BOS before the template's own; logits are of the tokens as asked."""
+    """A tokenizer puts a BOS before the template's own.
+
+    Logits are of the tokens as they were given.
+    """
     forward, bos = model.forward, model.config.bos_token_id
 
     def with_bos(input_ids: torch.Tensor, **kwargs: Any) -> Any:
