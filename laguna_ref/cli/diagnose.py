@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,26 +48,28 @@ def command(
     """
     from laguna_ref.conformance.backend import describe, precision_of
     from laguna_ref.conformance.conform import oracle_of
-    from laguna_ref.conformance.diagnosis.misfit import Observation
     from laguna_ref.conformance.diagnosis.prompts import ask
     from laguna_ref.conformance.diagnosis.search import diagnose
-    from laguna_ref.conformance.precision import precision_by_name
+    from laguna_ref.conformance.precision import stated_precision
 
     backend = _backend(name, model)
     oracle = oracle_of(backend, model, threads=threads, ignore_config_keys=ignore_config_key)
-    declared = precision_by_name(precision or precision_of(backend))
+    declared = stated_precision(precision or precision_of(backend))
+    assert declared is not None  # a backend that states nothing computes in the default
     with steps(not as_json) as progress:
         progress("asking", 0, 1)
-        observations, problems = ask(backend, oracle.config)
+        asked = ask(backend, oracle.config)
+        observations = asked.observations
         if logits_only:
             observations = [
-                Observation(o.tokens, o.positions, {"lm_head": o.points["lm_head"]})
-                for o in observations
-                if "lm_head" in o.points
+                replace(each, points={"lm_head": each.points["lm_head"]})
+                for each in observations
+                if "lm_head" in each.points
             ]
         result = diagnose(oracle, observations, declared, progress=progress)
+    result = result.with_prompts(asked.left_out, asked.failed)
     result.backend = describe(backend)
-    for problem in problems:
+    for problem in asked.left_out + asked.failed:
         note(problem)
     if as_json:
         print_json(result.to_json())

@@ -1,10 +1,10 @@
 """Measured budgets kept between runs of the command line, one safetensors file each.
 
 Those of the embedded checkpoint's goldens come with the package (``data/budgets``, remade by
-``tools/make_budgets.py`` when legal variations change). All others lie in
-``$XDG_CACHE_HOME/laguna_ref/budgets`` (``~/.cache`` without it). A file's name is the hash of all
-that its budget depends on, the source of what measures it among it, so that none is ever out of
-date; any file may be removed.
+``tools/make_budgets.py`` when legal variations change; the tests hold fresh legal runs against
+them). All others lie in ``$XDG_CACHE_HOME/laguna_ref/budgets`` (``~/.cache`` without it). A file's
+name is the hash of what was asked for and of the source that measures it, with all that it imports
+from this package; any file may be removed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from laguna_ref.checkpoint.safetensors_file import DTYPE_NAMES, SafetensorsFile
 from laguna_ref.checkpoint.safetensors_writer import TensorSpec, aligned, write_file
 from laguna_ref.conformance.budget import DEFAULT_RUNS
 from laguna_ref.conformance.precision import Precision
+from laguna_ref.conformance.sources import sha256_of
 from laguna_ref.errors import CheckpointError
 from laguna_ref.golden.identity import canonical, identity_of
 from laguna_ref.model import Laguna
@@ -32,6 +32,8 @@ from laguna_ref.numerics import Array
 
 COMMITTED = Path(__file__).parent.parent / "data" / "budgets"
 SUFFIX = ".safetensors"
+MEASURING = "laguna_ref.conformance.partial_budget"
+"""The module whose imports are all that a budget depends on; it imports ``budget``."""
 WAYS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("float32", {"dequant": "exact", "kv_cache": "checkpoint"}),
     ("float32", {"dequant": "exact", "kv_cache": "float"}),
@@ -78,20 +80,11 @@ def name_of(
         "seed": seed,
         **parts,
     }
-    return Name(_hash(whole), _hash(whole | {"source": source_sha256()}))
+    return Name(_hash(whole), _hash(whole | {"source": sha256_of(MEASURING)}))
 
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
-
-
-@lru_cache
-def source_sha256() -> str:
-    """Hash of this folder's modules; adapters and laws change no budget."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def committed_file(name: Name) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,6 +82,27 @@ PRESETS = {
 }
 """Names for the usual ones. ``bfloat16+fp8-kv`` takes FP8 where the oracle has it; ``f16-kv`` is
 llama.cpp's default cache."""
+
+
+def stated_precision(stated: Any) -> Precision | None:
+    """What a backend or a dump states: a name, an object, or that object as JSON; None for nothing.
+
+    Raises InputError.
+    """
+    if stated is None or stated == "":
+        return None
+    if isinstance(stated, str) and stated.lstrip().startswith("{"):
+        try:
+            stated = json.loads(stated)
+        except json.JSONDecodeError as problem:
+            raise InputError(
+                f"a precision that is no JSON ({problem})", key="precision", found=stated
+            ) from problem
+    if isinstance(stated, str):
+        return precision_by_name(stated)
+    if not isinstance(stated, Mapping):
+        raise InputError("a precision is a name or an object", key="precision", found=stated)
+    return Precision.from_json(dict(stated))
 
 
 def precision_by_name(name: str) -> Precision:

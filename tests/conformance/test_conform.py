@@ -24,6 +24,7 @@ from laguna_ref.conformance.conform import conform, oracle_of
 from laguna_ref.conformance.conform_report import ConformReport
 from laguna_ref.conformance.prepared import Prepared, chosen, prepared
 from laguna_ref.conformance.report import Report
+from laguna_ref.conformance.sources import ROOT, files_of
 from laguna_ref.errors import InputError
 from laguna_ref.golden.errors import GoldenError
 from laguna_ref.golden.verify import COMMITTED_GOLDENS
@@ -113,6 +114,16 @@ def test_a_damaged_file_of_the_cache_is_measured_anew(cache: Path) -> None:
     again, kept = budget_cache.kept(name, lambda: pytest.fail("measured twice"))
     assert (again["a"].tolist(), kept) == ([1.0, 1.0], {"b": 1})
     assert (arrays["a"].tolist(), meta) == ([1.0, 1.0], {"b": 1})
+
+
+def test_a_budget_depends_on_the_forward_pass_and_not_on_reports() -> None:
+    names = {path.relative_to(ROOT).as_posix() for path in files_of(budget_cache.MEASURING)}
+    assert {
+        "laguna_ref/model.py", "laguna_ref/kv_cache.py", "laguna_ref/ops/router.py",
+        "laguna_ref/numerics.py", "laguna_ref/checkpoint/formats/packed_int.py",
+        "laguna_ref/conformance/varied_engine.py", "laguna_ref/conformance/budget.py",
+    } <= names  # fmt: skip
+    assert not {name for name in names if "html" in name or "terminal" in name or "/cli/" in name}
 
 
 def test_one_case_that_fails_is_inconclusive_and_the_others_are_judged(

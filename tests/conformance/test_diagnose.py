@@ -13,6 +13,7 @@ from laguna_ref.conformance.budget import Prompt
 from laguna_ref.conformance.diagnosis.diagnosis import Diagnosis
 from laguna_ref.conformance.diagnosis.distances import by_operation
 from laguna_ref.conformance.diagnosis.fit import coarse, fine
+from laguna_ref.conformance.diagnosis.hypotheses import both, changed_by, turned
 from laguna_ref.conformance.diagnosis.misfit import Observation, gather
 from laguna_ref.conformance.diagnosis.prompts import ask, drawn
 from laguna_ref.conformance.diagnosis.search import ENOUGH, PARTLY, diagnose
@@ -161,7 +162,7 @@ def test_log_probabilities_of_a_few_tokens_are_enough() -> None:
     shown = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     least_shown = -np.sort(-shown, axis=1)[:, 19:20]
     seen = np.where(shown >= least_shown, shown, np.nan)
-    observed = Observation(tokens, np.arange(SHORT), {"lm_head": seen})
+    observed = Observation(tokens, np.arange(SHORT), {"lm_head": seen}, partial=True)
     result = diagnose(tiny("float"), [observed], PRESETS["float32"])
     assert name in [cause.fault for cause in result.causes if cause.rank == 1]
 
@@ -170,9 +171,55 @@ def test_prompts_fit_the_model() -> None:
     config = tiny("float").config
     names = [prompt.name for prompt in drawn(config)]
     assert names == ["short", "beyond the window", "far"]
-    found, problems = ask(OracleBackend(tiny("float")), config)
-    assert len(found) == 3
-    assert not problems
+    asked = ask(OracleBackend(tiny("float")), config)
+    assert len(asked.observations) == 3
+    assert not asked.left_out
+    assert not asked.failed
+
+
+@pytest.mark.parametrize(("value", "partial"), [(np.nan, False), (np.inf, False), (np.inf, True)])
+def test_what_is_no_number_is_wrong(value: float, partial: bool) -> None:
+    oracle, tokens = tiny("float"), np.arange(80, 84)
+    logits = np.asarray(oracle(tokens), np.float64)
+    logits[2, 7] = value
+    observed = Observation(tokens, np.arange(4), {"lm_head": logits}, partial)
+    result = diagnose(oracle, [observed], PRESETS["float32"])
+    assert (result.verdict, result.exit_code) == ("unknown", 1)
+    assert result.reason == "lm_head, token 2: not a number"
+
+
+def test_nothing_shown_is_inconclusive() -> None:
+    nothing = {"lm_head": np.full((4, 3072), np.nan)}
+    observed = Observation(np.arange(4), np.arange(4), nothing, partial=True)
+    assert diagnose(tiny("float"), [observed], PRESETS["float32"]).verdict == "inconclusive"
+
+
+def test_a_failed_prompt_keeps_it_from_conforming() -> None:
+    sound = Diagnosis("conforming", "a legal run strays as far")
+    assert sound.with_prompts(["far: no positions"], []).verdict == "conforming"
+    failed = sound.with_prompts([], ["short: the backend failed: ValueError"])
+    assert (failed.verdict, failed.exit_code) == ("inconclusive", 3)
+    assert failed.to_json()["failed"] == ["short: the backend failed: ValueError"]
+    named = Diagnosis("named", "x explains 100%").with_prompts([], ["short: failed"])
+    assert named.verdict == "named"
+
+
+def test_what_two_faults_set_is_all_told() -> None:
+    model = tiny("float")
+    by_name = {dial.name: dial for dial in DIALS}
+    pair = both(
+        turned(model, by_name["attention.scale"], 0.7),
+        turned(model, by_name["router.scaling_factor"], 2.0),
+    )
+    assert changed_by(model, pair) == {
+        "scale": (0.7, 1.0),
+        "moe_routed_scaling_factor": (2.0, model.config.moe_routed_scaling_factor),
+    }
+    thetas = both(
+        turned(model, by_name["rope.theta_full"], 100.0),
+        turned(model, by_name["rope.theta_sliding"], 200.0),
+    )
+    assert sorted(value for value, _ in changed_by(model, thetas).values()) == [100.0, 200.0]
 
 
 def test_the_least_of_a_valley() -> None:

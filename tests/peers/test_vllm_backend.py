@@ -151,7 +151,7 @@ def test_the_correction_bias_is_not_loaded(
     assert report.verdict == "diverges"
     if traced:
         assert report.first_divergence.point == "model.layers.1.mlp.topk_ids"
-        observations, _ = ask(backend, oracle_of(backend, folder).config)
+        observations = ask(backend, oracle_of(backend, folder).config).observations
         result = diagnose(oracle_of(backend, folder), observations, PRESETS["float32"])
         assert (result.verdict, result.causes[0].fault) == ("named", "router.bias_ignored")
 
@@ -184,7 +184,7 @@ def test_an_fp8_cache_is_rounded_towards_zero(mended: None, figures: dict[str, s
     report = verdict(backend, EMBEDDED)
     figures["vllm with the bias, laguna-tiny, FP8 cache"] = summary(report)
     assert report.verdict == "diverges"
-    observations, _ = ask(backend, oracle_of(backend, EMBEDDED).config)
+    observations = ask(backend, oracle_of(backend, EMBEDDED).config).observations
     result = diagnose(oracle_of(backend, EMBEDDED), observations, PRESETS["float32"])
     assert (result.verdict, result.causes[0].fault) == ("named", "kv.codes_towards_zero")
 

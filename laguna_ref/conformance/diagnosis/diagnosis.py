@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,6 +58,17 @@ class Diagnosis:
     noise: float = 0.0
     """Greatest misfit of a legal run."""
     causes: list[Cause] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Prompts that the backend cannot be asked, and why."""
+    failed: list[str] = field(default_factory=list)
+    """Prompts that it did not answer, or not wholly, and why."""
+
+    def with_prompts(self, left_out: list[str], failed: list[str]) -> Diagnosis:
+        """The same, told what was not looked at: a failed prompt keeps it from conforming."""
+        result = replace(self, left_out=left_out, failed=failed)
+        if failed and self.verdict == CONFORMING:
+            return replace(result, verdict=INCONCLUSIVE, reason=failed[0])
+        return result
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +86,8 @@ class Diagnosis:
             "misfit": self.misfit,
             "noise": self.noise,
             "causes": [cause.to_json() for cause in self.causes],
+            "left_out": self.left_out,
+            "failed": self.failed,
         }
 
     def print(self, console: Console) -> None:

@@ -30,6 +30,8 @@ class Hypothesis:
     """Numbers that were fitted; of two that explain as much, the one with fewer comes first."""
     values: tuple[tuple[str, Setting], ...] = ()
     """Known beforehand; others are read off the planted model."""
+    parts: tuple[Hypothesis, ...] = ()
+    """Of two faults at once, each."""
 
     @property
     def name(self) -> str:
@@ -69,26 +71,44 @@ def both(first: Hypothesis, second: Hypothesis) -> Hypothesis:
     return Hypothesis(
         (*first.names, *second.names), lambda m: second.plant(first.plant(m)), first.point,
         (*first.references, *second.references), first.fitted + second.fitted,
-        (*first.values, *second.values),
+        parts=(first, second),
     )  # fmt: skip
+
+
+def changed_by(model: Laguna, hypothesis: Hypothesis) -> dict[str, tuple[Setting, Setting]]:
+    """What it sets: key -> (used, configured); a fitted factor that is no setting among it."""
+    result: dict[str, tuple[Setting, Setting]] = {}
+    for part in hypothesis.parts or (hypothesis,):
+        configured = {dial.name: value for dial, value in dials(model)}
+        found = settings(model, part.plant(model))
+        if not found:  # a factor that is no setting: 1 where nothing is wrong
+            found = {key: (value, configured.get(part.names[0])) for key, value in part.values}
+        for key, values in found.items():
+            known = key in result and result[key] != values
+            result[f"{part.name}: {key}" if known else key] = values
+    return result
 
 
 def settings(model: Laguna, planted: Laguna) -> dict[str, tuple[Setting, Setting]]:
     """What the planted model is set to where it differs from the model: key -> (used, configured).
 
-    Of the config, the router, and the RoPE parameters of each kind of attention.
+    Of the config, the router, and the RoPE parameters of each kind of attention, which is named
+    where both are set otherwise.
     """
     result: dict[str, tuple[Setting, Setting]] = {}
-    pairs: list[tuple[Any, Any]] = [(model.config, planted.config), (model.router, planted.router)]
+    pairs: list[tuple[str, Any, Any]] = [
+        ("config", model.config, planted.config), ("router", model.router, planted.router),
+    ]  # fmt: skip
     pairs += [
-        (ours.rope, theirs.rope)
+        (ours.attention, ours.rope, theirs.rope)
         for ours, theirs in zip(model.config.layers, planted.config.layers, strict=True)
     ]
-    for ours, theirs in pairs:
+    for where, ours, theirs in pairs:
         if ours is None or theirs is None:
             continue
         for field in fields(ours):
             old, new = getattr(ours, field.name), getattr(theirs, field.name)
             if old != new and isinstance(new, float | int | str):
-                result[field.name] = (new, old)
+                known = result.get(field.name, (new, old)) != (new, old)
+                result[f"{where}.{field.name}" if known else field.name] = (new, old)
     return result

@@ -47,7 +47,9 @@ class Observation:
     positions: Array
     """int64 [T]"""
     points: Points
-    """Trace points, ``lm_head`` alone or among them; NaN is what it does not show."""
+    """Trace points, ``lm_head`` alone or among them."""
+    partial: bool = False
+    """NaN in ``lm_head`` is what it does not show: an endpoint's log-probabilities."""
 
 
 @dataclass
@@ -175,7 +177,7 @@ def gather(
     """Evidence of each observation that can be looked at this way, its floor measured."""
     result = []
     for observed in observations:
-        if way == "logits" and "lm_head" not in observed.points:
+        if way == "logits" and not _shows_logits(observed):
             continue
         if way == "trace" and set(observed.points) <= {"lm_head"}:
             continue
@@ -184,3 +186,11 @@ def gather(
         evidence.measure(fitted, held_out, {} if floors is None else floors)
         result.append(evidence)
     return result
+
+
+def _shows_logits(observed: Observation) -> bool:
+    """Whether there are logits, and any token of which two are known."""
+    if "lm_head" not in observed.points:
+        return False
+    known = np.isfinite(np.asarray(observed.points["lm_head"], np.float64))
+    return bool((known.sum(axis=-1) > 1).any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from laguna_ref.config import LagunaConfig
 from laguna_ref.conformance.asking import Asker
 from laguna_ref.conformance.backend import Backend
 from laguna_ref.conformance.diagnosis.misfit import Observation
+from laguna_ref.conformance.partial_judge import is_partial
 
 SEED = 0
 SHORT = 24
@@ -47,22 +49,34 @@ def drawn(config: LagunaConfig, seed: int = SEED) -> list[Prompt]:
     return prompts
 
 
-def ask(backend: Backend, config: LagunaConfig) -> tuple[list[Observation], list[str]]:
+class Asked(NamedTuple):
+    """What came of all prompts."""
+
+    observations: list[Observation]
+    left_out: list[str]
+    """Prompts that the backend cannot be asked, and why."""
+    failed: list[str]
+    """Prompts that it was asked and did not answer, or not wholly, and why."""
+
+
+def ask(backend: Backend, config: LagunaConfig) -> Asked:
     """What the backend computes for each prompt it can be asked, and what it could not."""
     prompts = drawn(config)
     recorded = getattr(backend, "prompts", None)
     if recorded is not None:
         prompts = [Prompt(f"dump {at}", *each) for at, each in enumerate(recorded())]
     asker = Asker(backend, config)
-    found, problems = [], []
+    asked = Asked([], [], [])
     for prompt in prompts:
         reason = asker.cannot(prompt)
         if reason is not None:
-            problems.append(f"{prompt.name}: {reason}")
+            asked.left_out.append(f"{prompt.name}: {reason}")
             continue
         answer = asker.ask(prompt)
         if answer.problem is not None:
-            problems.append(f"{prompt.name}: {answer.problem}")
+            asked.failed.append(f"{prompt.name}: {answer.problem}")
         if answer.points:
-            found.append(Observation(answer.tokens, answer.positions, answer.points))
-    return found, problems
+            asked.observations.append(Observation(
+                answer.tokens, answer.positions, answer.points, is_partial(answer)
+            ))  # fmt: skip
+    return asked

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from laguna_ref.conformance import guards
 from laguna_ref.conformance.diagnosis.diagnosis import (
     CONFORMING,
     INCONCLUSIVE,
@@ -19,9 +20,9 @@ from laguna_ref.conformance.diagnosis.fit import SHORT, Cost, coarse, fine
 from laguna_ref.conformance.diagnosis.hypotheses import (
     Hypothesis,
     both,
+    changed_by,
     dials,
     named,
-    settings,
     turned,
 )
 from laguna_ref.conformance.diagnosis.misfit import Evidence, Floors, Observation, gather
@@ -84,11 +85,14 @@ def diagnose(
     again with the same model.
     """
     progress = progress or (lambda what, done, total: None)
+    bad = next(filter(None, map(_no_number, observations)), None)
+    if bad is not None:
+        return Diagnosis(UNKNOWN, bad)
     found: list[Diagnosis] = []
     search, where = None, ""
     for way in ("trace", "logits"):
         progress(f"noise of the {way}", 0, 1)
-        search = _searching(model, observations, precision, way, progress, floors) or search
+        search = searching(model, observations, precision, way, progress, floors) or search
         if search is None or search.way != way or search.deviation <= search.noise:
             continue
         found.append(search.diagnosis())
@@ -106,7 +110,17 @@ def diagnose(
     )  # fmt: skip
 
 
-def _searching(
+def _no_number(observed: Observation) -> str | None:
+    """The first value that is no number, which no legal backend shows, and no fault explains."""
+    points = dict(observed.points)
+    if observed.partial and "lm_head" in points:
+        logprobs = np.asarray(points["lm_head"], np.float64)
+        points["lm_head"] = np.where(np.isnan(logprobs), 0.0, logprobs)
+    bad = guards.not_finite(points)
+    return None if bad is None else f"{bad[0]}, token {bad[1]}: not a number"
+
+
+def searching(
     model: Laguna, observations: Sequence[Observation], precision: Precision, way: str,
     progress: Progress, floors: Floors | None,
 ) -> Search | None:  # fmt: skip
@@ -285,13 +299,9 @@ class Search:
         return min(after, key=lambda each: each.misfit)
 
     def _cause(self, hypothesis: Hypothesis, share: float, rank: int) -> Cause:
-        changed = settings(self.model, hypothesis.plant(self.model))
-        configured = {dial.name: value for dial, value in dials(self.model)}
+        changed = changed_by(self.model, hypothesis)
         used = {key: new for key, (new, _) in changed.items()}
         instead = {key: old for key, (_, old) in changed.items()}
-        if not used:  # a factor that is no setting: 1 where nothing is wrong
-            used = dict(hypothesis.values)
-            instead = {key: configured.get(hypothesis.names[0]) for key in used}
         description = "; ".join(
             CATALOGUE[name].description if name in CATALOGUE else "another value"
             for name in hypothesis.names
