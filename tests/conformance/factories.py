@@ -56,6 +56,16 @@ def scaled(folder: Path) -> Any:
     )
 
 
+def scaled_after_seven(folder: Path) -> Any:
+    """Logits that are half too large, for prompts that start with token 7."""
+    inner = good(folder)
+
+    def logits(tokens: Sequence[int]) -> Any:
+        return inner.logits(tokens) * (1.5 if tokens[0] == 7 else 1.0)
+
+    return SimpleNamespace(name="scaled_after_seven", capabilities=(), logits=logits)
+
+
 def failing(folder: Path) -> Any:
     """Fails for prompts of more than one token."""
     inner = good(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from numba_kernels.jit import cache_folder
+from tests.conformance.golden_pairs import two_of_one_name
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests.conformance.factories"
@@ -68,6 +69,17 @@ def test_a_case_that_is_inconclusive_fails_and_one_not_applicable_is_skipped(
     assert "the backend failed: RuntimeError: out of memory" in text
     assert "takes no positions" in text
     assert "1 failed, 1 skipped" in text
+
+
+def test_two_goldens_of_one_name_are_two_items(tmp_path: Path, cache: Path) -> None:
+    two_of_one_name(tmp_path)
+    code, text = ran(
+        tmp_path, cache, f"--laguna-backend=python:{HERE}:scaled_after_seven",
+        "--laguna-examples=0", "--laguna-runs=60", f"--laguna-golden={tmp_path}",
+    )  # fmt: skip
+    assert code == 1, text
+    assert "1 failed, 1 passed" in text
+    assert "case[short (2)]" in text
 
 
 def test_laws_are_items_too(tmp_path: Path, cache: Path) -> None:
