@@ -3,7 +3,7 @@
 Imported only where the option is given (see ``laguna_ref_pytest``, the entry point). Laws need
 ``pip install 'laguna-ref[conformance]'``. Cases are judged together, as ``laguna-ref conform``
 does, so the backend is asked for all of them when the first one runs; a case that is inconclusive
-fails, what is not applicable is skipped.
+fails, as does a law at which the backend fails; what is not applicable is skipped.
 """
 
 from __future__ import annotations
@@ -158,6 +158,8 @@ class _LawItem(_Item):
         result = self.judged.law(self.law)
         if result.status == "not applicable":
             pytest.skip(result.detail)
+        if result.status == "failed":
+            raise DivergesError(f"law {self.law} could not be judged: {result.detail}")
         if result.status != "holds":
             backend = self.config.getoption("--laguna-backend")
             raise DivergesError(

@@ -50,6 +50,11 @@ def test_laws_are_put_to_it_and_stand_in_the_report(run: Run) -> None:
     assert "broken" not in statuses.values()
 
 
+def test_a_law_at_which_the_backend_fails_keeps_it_from_conforming(run: Run) -> None:
+    done = run("conform", f"python:{HERE}:crashing", *FEW, "--examples", "1", code=3)
+    assert "inconclusive  crashing: 2 of 19 laws could not be judged; chunks: " in done.stdout
+
+
 def test_laws_are_left_out_where_only_a_window_is_shown(run: Run) -> None:
     done = run("conform", f"python:{HERE}:top_twenty", *FEW, "--json")
     raw = json.loads(done.stdout)

@@ -78,6 +78,18 @@ def failing(folder: Path) -> Any:
     return SimpleNamespace(name="failing", capabilities=(), logits=logits)
 
 
+def crashing(folder: Path) -> Any:
+    """Declares chunks and batches, and can do neither."""
+
+    def crash(*arguments: Any) -> Any:
+        raise RuntimeError("segmentation fault")
+
+    return SimpleNamespace(
+        name="crashing", capabilities=("chunks", "batch"), logits=good(folder).logits,
+        prefill=crash, decode=crash, batch=crash,
+    )  # fmt: skip
+
+
 def of_logits(folder: Path) -> Any:
     """Logits alone."""
     inner = good(folder)

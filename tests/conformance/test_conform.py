@@ -241,6 +241,8 @@ def law(status: str) -> Any:
     [
         (["conforming"], [], "conforming"),
         (["conforming"], ["holds", "not applicable"], "conforming"),
+        (["conforming"], ["holds", "failed"], "inconclusive"),
+        (["conforming"], ["failed", "broken"], "diverges"),
         (["conforming"], ["holds", "broken"], "diverges"),
         (["inconclusive"], ["broken"], "diverges"),
         (["conforming", "diverges"], ["holds"], "diverges"),

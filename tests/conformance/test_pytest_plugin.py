@@ -93,6 +93,16 @@ def test_laws_are_items_too(tmp_path: Path, cache: Path) -> None:
     assert "case[" not in text
 
 
+def test_a_law_at_which_the_backend_fails_fails(tmp_path: Path, cache: Path) -> None:
+    code, text = ran(
+        tmp_path, cache, f"--laguna-backend=python:{HERE}:crashing", "--laguna-case=one-token",
+        "--laguna-examples=1", "-k", "law and chunks",
+    )  # fmt: skip
+    assert code == 1, text
+    assert "law chunks could not be judged: the backend failed: RuntimeError" in text
+    assert "Traceback" not in text
+
+
 def test_a_backend_that_cannot_be_had_is_a_usage_error(tmp_path: Path, cache: Path) -> None:
     code, text = ran(tmp_path, cache, "--laguna-backend=nobody")
     assert code == pytest.ExitCode.USAGE_ERROR

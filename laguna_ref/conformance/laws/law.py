@@ -15,7 +15,7 @@ from laguna_ref.numerics import Array
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-Status = Literal["holds", "broken", "not applicable"]
+Status = Literal["holds", "broken", "failed", "not applicable"]
 Open = Callable[[Built], Backend]
 """Gives the backend under test, or a legal one, with a model loaded."""
 
