@@ -73,7 +73,7 @@ def test_the_oracle_keeps_it_in_two_thousand_examples(name: str) -> None:
 class OneModel:
     """What an endpoint is: logits of one model, and only the likeliest of them."""
 
-    name, capabilities = "one model", ()
+    name, capabilities, logits_kind = "one model", (), "logprobs"
 
     def __init__(self, model: laguna_ref.Laguna) -> None:
         self._model = model
@@ -154,6 +154,25 @@ def test_a_backend_that_fails_neither_keeps_nor_breaks_nor_is_excused() -> None:
 def test_a_capability_that_is_declared_and_fails_is_a_failure() -> None:
     found = statuses(run(factories.crashing, examples=2, seed=0, names=["chunks", "batched"]))
     assert found == {"chunks": "failed", "batched": "failed"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["repeatable", "causality", "agreement"])
+def test_logits_that_are_no_numbers_break_a_law(name: str, value: float) -> None:
+    """Of a backend that does not say it shows a few tokens alone; a single one is enough."""
+
+    class Holey(OracleBackend):
+        def logits(self, tokens: Any, **options: Any) -> Any:
+            found = np.array(super().logits(tokens, **options))
+            found[-1, 3] = value
+            return found
+
+    def opened(folder: Path) -> Backend:
+        return Holey(laguna_ref.load(folder, engine="numpy"))
+
+    result = one(opened, examples=2, names=[name])
+    assert result.status == "broken", result
+    assert "not a number" in result.detail
 
 
 @pytest.mark.parametrize("said", [("precision", "bfloat16"), ("oracle", {"kv_cache": "float"})])

@@ -97,7 +97,8 @@ def make_bench(
     probe, no_fp8 = (backend, None) if opener is None else _probe(opener, parent)
     assert probe is not None
     precision = precision_by_name(precision_of(probe))
-    judges = Judge(precision, can(probe, "exact"))
+    partial = getattr(probe, "logits_kind", None) == "logprobs"
+    judges = Judge(precision, can(probe, "exact"), partial)
     if opener is None:
         served = probe
         setting = Setting(vocabulary=_vocabulary(served, oracle))
