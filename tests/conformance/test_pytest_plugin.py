@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import laguna_ref_pytest
+from laguna_ref.conformance.budget import DEFAULT_RUNS
 from numba_kernels.jit import cache_folder
 from tests.conformance.golden_pairs import two_of_one_name
 
@@ -101,6 +103,11 @@ def test_a_law_at_which_the_backend_fails_fails(tmp_path: Path, cache: Path) -> 
     assert code == 1, text
     assert "law chunks could not be judged: the backend failed: RuntimeError" in text
     assert "Traceback" not in text
+
+
+def test_it_measures_as_many_runs_as_committed_budgets_have(pytestconfig: pytest.Config) -> None:
+    assert laguna_ref_pytest.DEFAULT_RUNS == DEFAULT_RUNS
+    assert pytestconfig.getoption("--laguna-runs") == DEFAULT_RUNS
 
 
 def test_a_backend_that_cannot_be_had_is_a_usage_error(tmp_path: Path, cache: Path) -> None:
