@@ -68,7 +68,7 @@ class _Judged:
             self.cases = chosen(prepared(self.oracle, goldens), config.getoption("--laguna-case"))
         except LagunaError as problem:
             raise pytest.UsageError(f"laguna-ref: {problem}") from problem
-        self._report: ConformReport | None = None
+        self._report: ConformReport | Exception | None = None
 
     def case_names(self) -> list[str]:
         """Of all cases, those among them that are not applicable."""
@@ -91,12 +91,18 @@ class _Judged:
 
     @property
     def report(self) -> ConformReport:
-        """Asks for all cases at once: they share one threshold."""
+        """Asks for all cases at once: they share one threshold. Raises the same for every case
+        where that failed, rather than ask again."""
         if self._report is None:
             from laguna_ref.conformance.conform import conform
 
             runs = self.config.getoption("--laguna-runs")
-            self._report = conform(self.backend, self.oracle, self.cases, runs=runs)
+            try:
+                self._report = conform(self.backend, self.oracle, self.cases, runs=runs)
+            except Exception as problem:
+                self._report = problem
+        if isinstance(self._report, Exception):
+            raise self._report
         return self._report
 
     def case(self, name: str) -> Report:

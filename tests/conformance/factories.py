@@ -90,6 +90,24 @@ def crashing(folder: Path) -> Any:
     )  # fmt: skip
 
 
+class WithoutVersion:
+    """Fails outside of what is asked of it, and writes down how often it was asked."""
+
+    name, capabilities = "without_version", ()
+
+    def __init__(self, folder: Path) -> None:
+        self._inner = good(folder)
+
+    @property
+    def version(self) -> str:
+        raise RuntimeError("no version")
+
+    def logits(self, tokens: Sequence[int]) -> Any:
+        with Path("asked").open("a") as file:
+            file.write("once\n")
+        return self._inner.logits(tokens)
+
+
 def of_logits(folder: Path) -> Any:
     """Logits alone."""
     inner = good(folder)

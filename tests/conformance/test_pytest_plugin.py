@@ -110,6 +110,17 @@ def test_it_measures_as_many_runs_as_committed_budgets_have(pytestconfig: pytest
     assert pytestconfig.getoption("--laguna-runs") == DEFAULT_RUNS
 
 
+def test_what_fails_for_all_cases_is_not_tried_again(tmp_path: Path, cache: Path) -> None:
+    code, text = ran(
+        tmp_path, cache, f"--laguna-backend=python:{HERE}:WithoutVersion", "--laguna-examples=0",
+        "--laguna-case=one-token", "--laguna-case=short-fp8",
+    )  # fmt: skip
+    assert code == 1, text
+    assert "2 failed" in text
+    assert "RuntimeError: no version" in text
+    assert (tmp_path / "asked").read_text() == "once\n"
+
+
 def test_a_backend_that_cannot_be_had_is_a_usage_error(tmp_path: Path, cache: Path) -> None:
     code, text = ran(tmp_path, cache, "--laguna-backend=nobody")
     assert code == pytest.ExitCode.USAGE_ERROR
