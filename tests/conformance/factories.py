@@ -90,6 +90,25 @@ def crashing(folder: Path) -> Any:
     )  # fmt: skip
 
 
+def broken(folder: Path) -> Any:
+    """Cannot be opened at all."""
+    raise RuntimeError("no GPU")
+
+
+def of_another_precision(folder: Path) -> Any:
+    """Declares a precision that nobody knows."""
+    return SimpleNamespace(
+        name="other", capabilities=(), precision="fp4", logits=good(folder).logits
+    )
+
+
+def of_tiny_alone(folder: Path) -> Any:
+    """Opens no other checkpoint, and says so in a way of its own."""
+    if folder.name != "laguna-tiny":
+        raise RuntimeError("heads of 8")
+    return of_logits(folder)
+
+
 class WithoutVersion:
     """Fails outside of what is asked of it, and writes down how often it was asked."""
 

@@ -121,11 +121,32 @@ def test_what_fails_for_all_cases_is_not_tried_again(tmp_path: Path, cache: Path
     assert (tmp_path / "asked").read_text() == "once\n"
 
 
-def test_a_backend_that_cannot_be_had_is_a_usage_error(tmp_path: Path, cache: Path) -> None:
-    code, text = ran(tmp_path, cache, "--laguna-backend=nobody")
-    assert code == pytest.ExitCode.USAGE_ERROR
-    assert "unknown backend" in text
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("nobody", "unknown backend"),
+        (f"python:{HERE}:broken", "the backend cannot be opened: RuntimeError: no GPU"),
+        (f"python:{HERE}:of_another_precision", "unknown precision"),
+    ],
+)
+def test_a_backend_that_cannot_be_had_is_a_usage_error(
+    tmp_path: Path, cache: Path, backend: str, said: str
+) -> None:
+    code, text = ran(tmp_path, cache, f"--laguna-backend={backend}", *FEW)
+    assert code == pytest.ExitCode.USAGE_ERROR, text
+    assert said in text
     assert "Traceback" not in text
+    assert "INTERNALERROR" not in text
+
+
+def test_laws_are_skipped_where_no_drawn_model_is_opened(tmp_path: Path, cache: Path) -> None:
+    code, text = ran(
+        tmp_path, cache, f"--laguna-backend=python:{HERE}:of_tiny_alone", "--laguna-examples=1",
+        "--laguna-case=one-token", "-k", "law and causality",
+    )  # fmt: skip
+    assert code == 0, text
+    assert "1 skipped" in text
+    assert "it opens no drawn model: RuntimeError: heads of 8" in text
 
 
 def test_without_the_option_nothing_is_added_and_nothing_imported(

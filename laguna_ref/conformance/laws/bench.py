@@ -91,7 +91,10 @@ def make_bench(
     opener: Opener | None, backend: Backend | None, oracle: Laguna | None, parent: Path,
     database: Path | None,
 ) -> Bench:  # fmt: skip
-    """``parent``: folder for models; ``database``: for failures. Raises InputError."""
+    """``parent``: folder for models; ``database``: for failures.
+
+    Raises InputError, BackendError.
+    """
     if opener is None and backend is None:
         raise InputError("laws need a backend, or what opens one")
     probe, no_fp8 = (backend, None) if opener is None else _probe(opener, parent)
@@ -117,7 +120,7 @@ def make_bench(
 
 def _probe(opener: Opener, parent: Path) -> tuple[Backend, str | None]:
     """The backend with a plain model, to ask what it can do: one with an FP8 cache, or what it
-    said to that."""
+    said to that. Raises BackendError where it opens neither."""
     config = hypothesis.find(
         configs(Setting()), lambda found: True,
         settings=hypothesis.settings(
@@ -134,7 +137,11 @@ def _probe(opener: Opener, parent: Path) -> tuple[Backend, str | None]:
     try:
         return opened("probe with an FP8 cache", fp8_cache()), None
     except Exception as problem:  # a peer that refuses what it does not know, in a way of its own
-        return opened("probe", {}), one_line(problem)
+        said = one_line(problem)
+    try:
+        return opened("probe", {}), said
+    except Exception as problem:
+        raise BackendError(f"it opens no drawn model: {one_line(problem)}") from problem
 
 
 def _vocabulary(backend: Backend, oracle: Laguna | None) -> int:
