@@ -9,6 +9,8 @@ from __future__ import annotations
 import pytest
 
 DEFAULT_EXAMPLES = 20
+DEFAULT_RUNS = 400
+"""Of ``laguna_ref.conformance.budget``: budgets that come with the package are of so many."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,8 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
            help="goldens whose prompts are put to it; may be repeated")  # fmt: skip
     option("--laguna-case", metavar="NAME", action="append", default=[],
            help="only this case; may be repeated")  # fmt: skip
-    option("--laguna-runs", metavar="N", type=int, default=200,
-           help="legal runs that measure the noise of a case (default: 200)")  # fmt: skip
+    option("--laguna-runs", metavar="N", type=int, default=DEFAULT_RUNS,
+           help=f"legal runs that measure a case's noise (default: {DEFAULT_RUNS})")  # fmt: skip
     option("--laguna-examples", metavar="N", type=int, default=DEFAULT_EXAMPLES,
            help=f"examples of each law (default: {DEFAULT_EXAMPLES}; 0: no laws)")  # fmt: skip
 

@@ -105,7 +105,7 @@ def _put_laws(
     **options: Any,
 ) -> None:  # fmt: skip
     """Puts the laws to it, unless there is a reason not to, which the report then names."""
-    from laguna_ref.conformance.backend import why_no_laws
+    from laguna_ref.conformance.backend import BackendError, why_no_laws
 
     reason = report.died or why_no_laws(backend)
     if reason is not None:
@@ -113,10 +113,13 @@ def _put_laws(
         return
     laws = _laws()
     serves_one = getattr(backend, "serves_one_model", False)
-    report.laws = laws.run(
-        None if serves_one else opens, backend, oracle=oracle,
-        progress=lambda law, done, total: progress(f"law {law}", done, total), **options,
-    )  # fmt: skip
+    try:
+        report.laws = laws.run(
+            None if serves_one else opens, backend, oracle=oracle,
+            progress=lambda law, done, total: progress(f"law {law}", done, total), **options,
+        )  # fmt: skip
+    except BackendError as problem:  # it opens no drawn model; what was judged stands
+        report.left_out.append(f"laws: {problem}")
 
 
 def _reproduced(

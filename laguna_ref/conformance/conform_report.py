@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BROKEN = "broken"
+FAILED = "failed"
 
 
 class LawLike(Protocol):
@@ -35,7 +36,7 @@ class LawLike(Protocol):
 
     @property
     def status(self) -> str:
-        """``holds``, ``broken`` or ``not applicable``."""
+        """``holds``, ``broken``, ``failed`` or ``not applicable``."""
 
     @property
     def examples(self) -> int:
@@ -43,7 +44,7 @@ class LawLike(Protocol):
 
     @property
     def detail(self) -> str:
-        """What was seen, or why it is not applicable."""
+        """What was seen, how the backend failed, or why it is not applicable."""
 
     @property
     def reproduce(self) -> str:
@@ -66,11 +67,11 @@ class ConformReport:
     @property
     def verdict(self) -> str:
         """Diverges if any case does or a law is broken; conforming if every case that was put to
-        it conforms, one at least."""
+        it conforms, one at least, and it failed at no law."""
         verdicts = {case.verdict for case in self.cases}
         if DIVERGES in verdicts or self.broken:
             return DIVERGES
-        if verdicts == {CONFORMING} and self.died is None:
+        if verdicts == {CONFORMING} and self.died is None and not self.failed:
             return CONFORMING
         return INCONCLUSIVE
 
@@ -83,6 +84,11 @@ class ConformReport:
     def broken(self) -> list[LawLike]:
         """Laws that do not hold."""
         return [law for law in self.laws if law.status == BROKEN]
+
+    @property
+    def failed(self) -> list[LawLike]:
+        """Laws at which the backend itself failed: neither kept nor broken."""
+        return [law for law in self.laws if law.status == FAILED]
 
     @property
     def first(self) -> Report | None:
@@ -111,6 +117,12 @@ class ConformReport:
             return (
                 f"{counts[INCONCLUSIVE]} of {len(self.cases)} cases are inconclusive; "
                 f"{case.case}: {case.reason}"
+            )
+        if self.failed:
+            law = self.failed[0]
+            return (
+                f"{len(self.failed)} of {len(self.laws)} laws could not be judged; "
+                f"{law.law}: {law.detail}"
             )
         held = sum(law.status == "holds" for law in self.laws)
         share = max((case.share_of_budget or 0.0) for case in self.cases)

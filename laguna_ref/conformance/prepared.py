@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from laguna_ref.conformance import guards
-from laguna_ref.conformance.inputs import CaseLike
 from laguna_ref.errors import InputError
-from laguna_ref.golden.cases import COMMITTED_CASES, read_cases
+from laguna_ref.golden.cases import COMMITTED_CASES, Case, read_cases
 from laguna_ref.golden.golden import Golden
 from laguna_ref.golden.golden_file import read_golden
 from laguna_ref.golden.identity import Identity, identity_of
@@ -34,7 +34,7 @@ class Rows:
 class Prepared:
     """A prompt with what the judge wants to know of it; the oracle computes the rest."""
 
-    case: CaseLike
+    case: Case
     identity: Identity
     settings: Mapping[str, Any]
     logits: Rows
@@ -54,7 +54,7 @@ class Prepared:
 
 
 def prepared(model: Laguna, paths: Sequence[Path]) -> list[Prepared]:
-    """The prompts of goldens in files and folders, each once, in their order.
+    """The prompts of goldens in files and folders, each once, in their order, no two of one name.
 
     Without paths: the committed goldens for the embedded checkpoint, and the committed cases'
     prompts for any other. Two goldens of one prompt differ in their cache or calls, which is the
@@ -72,7 +72,7 @@ def prepared(model: Laguna, paths: Sequence[Path]) -> list[Prepared]:
             Prepared(case, identity, settings, Rows(case.logits_at))
             for case in read_cases(COMMITTED_CASES, model.config)
         ]
-    return _each_once(found)
+    return _named_apart(_each_once(found))
 
 
 def chosen(cases: Sequence[Prepared], names: Sequence[str]) -> list[Prepared]:
@@ -117,3 +117,17 @@ def _each_once(found: Iterable[Prepared]) -> list[Prepared]:
         if key not in by_prompt or (by_prompt[key].budget_meta is None and one.budget_meta):
             by_prompt[key] = one
     return list(by_prompt.values())
+
+
+def _named_apart(found: Iterable[Prepared]) -> list[Prepared]:
+    """Reports tell cases apart by name, so of equal names the second becomes ``NAME (2)``."""
+    cases = list(found)
+    taken = {one.case.name for one in cases}
+    named: dict[str, Prepared] = {}
+    for one in cases:
+        name = one.case.name
+        if name in named:
+            name = next(new for n in count(2) if (new := f"{name} ({n})") not in taken)
+            taken.add(name)
+        named[name] = replace(one, case=replace(one.case, name=name))
+    return list(named.values())

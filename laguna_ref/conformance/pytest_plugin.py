@@ -3,7 +3,7 @@
 Imported only where the option is given (see ``laguna_ref_pytest``, the entry point). Laws need
 ``pip install 'laguna-ref[conformance]'``. Cases are judged together, as ``laguna-ref conform``
 does, so the backend is asked for all of them when the first one runs; a case that is inconclusive
-fails, what is not applicable is skipped.
+fails, as does a law at which the backend fails; what is not applicable is skipped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from laguna_ref.conformance.backend import Backend, Opener
     from laguna_ref.conformance.conform_report import ConformReport
     from laguna_ref.conformance.report import Report
 
@@ -53,7 +54,7 @@ class _Judged:
 
     def __init__(self, config: pytest.Config) -> None:
         from laguna_ref.conformance.adapters import opener
-        from laguna_ref.conformance.conform import oracle_of
+        from laguna_ref.conformance.conform import Conforming, oracle_of
         from laguna_ref.conformance.prepared import chosen, prepared
         from laguna_ref.errors import LagunaError
         from laguna_ref.load import resolve
@@ -63,12 +64,14 @@ class _Judged:
         goldens = [Path(path) for path in config.getoption("--laguna-golden")]
         try:
             self.opens = opener(config.getoption("--laguna-backend"))
-            self.backend = self.opens(resolve(model))
+            self.backend = _opened(self.opens, resolve(model))
             self.oracle = oracle_of(self.backend, model)
+            # Refuses here what nobody knows, and not when the first case runs.
+            self.precision = Conforming(self.backend, self.oracle, 0, 0, print).precision
             self.cases = chosen(prepared(self.oracle, goldens), config.getoption("--laguna-case"))
         except LagunaError as problem:
             raise pytest.UsageError(f"laguna-ref: {problem}") from problem
-        self._report: ConformReport | None = None
+        self._report: ConformReport | Exception | None = None
 
     def case_names(self) -> list[str]:
         """Of all cases, those among them that are not applicable."""
@@ -91,12 +94,18 @@ class _Judged:
 
     @property
     def report(self) -> ConformReport:
-        """Asks for all cases at once: they share one threshold."""
+        """Asks for all cases at once: they share one threshold. Raises the same for every case
+        where that failed, rather than ask again."""
         if self._report is None:
             from laguna_ref.conformance.conform import conform
 
             runs = self.config.getoption("--laguna-runs")
-            self._report = conform(self.backend, self.oracle, self.cases, runs=runs)
+            try:
+                self._report = conform(self.backend, self.oracle, self.cases, runs=runs)
+            except Exception as problem:
+                self._report = problem
+        if isinstance(self._report, Exception):
+            raise self._report
         return self._report
 
     def case(self, name: str) -> Report:
@@ -107,15 +116,33 @@ class _Judged:
         return next(case for case in self.report.cases if case.case == name)
 
     def law(self, name: str) -> Any:
-        """What becomes of a law."""
+        """What becomes of a law; skips where the backend opens no drawn model."""
         from laguna_ref.conformance import laws
+        from laguna_ref.conformance.backend import BackendError
 
         serves_one = getattr(self.backend, "serves_one_model", False)
-        (result,) = laws.run(
-            None if serves_one else self.opens, self.backend, names=[name], seed=0,
-            examples=self.config.getoption("--laguna-examples"), oracle=self.oracle,
-        )  # fmt: skip
+        try:
+            (result,) = laws.run(
+                None if serves_one else self.opens, self.backend, names=[name], seed=0,
+                examples=self.config.getoption("--laguna-examples"), oracle=self.oracle,
+            )  # fmt: skip
+        except BackendError as problem:
+            pytest.skip(f"laws: {problem}")
         return result
+
+
+def _opened(opens: Opener, folder: Path) -> Backend:
+    """Raises LagunaError, whatever a factory raises."""
+    from laguna_ref.conformance.asking import one_line
+    from laguna_ref.conformance.backend import BackendError
+    from laguna_ref.errors import LagunaError
+
+    try:
+        return opens(folder)
+    except LagunaError:
+        raise
+    except Exception as problem:
+        raise BackendError(f"the backend cannot be opened: {one_line(problem)}") from problem
 
 
 class _Item(pytest.Item):
@@ -158,6 +185,8 @@ class _LawItem(_Item):
         result = self.judged.law(self.law)
         if result.status == "not applicable":
             pytest.skip(result.detail)
+        if result.status == "failed":
+            raise DivergesError(f"law {self.law} could not be judged: {result.detail}")
         if result.status != "holds":
             backend = self.config.getoption("--laguna-backend")
             raise DivergesError(

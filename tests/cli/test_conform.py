@@ -50,11 +50,24 @@ def test_laws_are_put_to_it_and_stand_in_the_report(run: Run) -> None:
     assert "broken" not in statuses.values()
 
 
-def test_laws_are_left_out_where_only_a_window_is_shown(run: Run) -> None:
-    done = run("conform", f"python:{HERE}:top_twenty", *FEW, "--json")
+def test_a_law_at_which_the_backend_fails_keeps_it_from_conforming(run: Run) -> None:
+    done = run("conform", f"python:{HERE}:crashing", *FEW, "--examples", "1", code=3)
+    assert "inconclusive  crashing: 2 of 19 laws could not be judged; chunks: " in done.stdout
+
+
+def test_a_report_is_kept_where_no_drawn_model_is_opened(run: Run) -> None:
+    done = run("conform", f"python:{HERE}:of_tiny_alone", *FEW, "--json")
     raw = json.loads(done.stdout)
-    assert raw["laws"] == []
-    assert raw["left_out"][0].startswith("laws: ")
+    assert (raw["verdict"], raw["laws"]) == ("conforming", [])
+    assert raw["left_out"] == ["laws: it opens no drawn model: RuntimeError: heads of 8"]
+
+
+def test_laws_are_put_where_only_a_window_is_shown(run: Run) -> None:
+    done = run("conform", f"python:{HERE}:top_twenty", *FEW, "--examples", "2", "--json")
+    raw = json.loads(done.stdout)
+    statuses = {law["law"]: law["status"] for law in raw["laws"]}
+    assert statuses["causality"] == statuses["agreement"] == "holds"
+    assert not {"broken", "failed"} & set(statuses.values())
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,16 @@ def scaled(folder: Path) -> Any:
     )
 
 
+def scaled_after_seven(folder: Path) -> Any:
+    """Logits that are half too large, for prompts that start with token 7."""
+    inner = good(folder)
+
+    def logits(tokens: Sequence[int]) -> Any:
+        return inner.logits(tokens) * (1.5 if tokens[0] == 7 else 1.0)
+
+    return SimpleNamespace(name="scaled_after_seven", capabilities=(), logits=logits)
+
+
 def failing(folder: Path) -> Any:
     """Fails for prompts of more than one token."""
     inner = good(folder)
@@ -66,6 +76,55 @@ def failing(folder: Path) -> Any:
         return inner.logits(tokens)
 
     return SimpleNamespace(name="failing", capabilities=(), logits=logits)
+
+
+def crashing(folder: Path) -> Any:
+    """Declares chunks and batches, and can do neither."""
+
+    def crash(*arguments: Any) -> Any:
+        raise RuntimeError("segmentation fault")
+
+    return SimpleNamespace(
+        name="crashing", capabilities=("chunks", "batch"), logits=good(folder).logits,
+        prefill=crash, decode=crash, batch=crash,
+    )  # fmt: skip
+
+
+def broken(folder: Path) -> Any:
+    """Cannot be opened at all."""
+    raise RuntimeError("no GPU")
+
+
+def of_another_precision(folder: Path) -> Any:
+    """Declares a precision that nobody knows."""
+    return SimpleNamespace(
+        name="other", capabilities=(), precision="fp4", logits=good(folder).logits
+    )
+
+
+def of_tiny_alone(folder: Path) -> Any:
+    """Opens no other checkpoint, and says so in a way of its own."""
+    if folder.name != "laguna-tiny":
+        raise RuntimeError("heads of 8")
+    return of_logits(folder)
+
+
+class WithoutVersion:
+    """Fails outside of what is asked of it, and writes down how often it was asked."""
+
+    name, capabilities = "without_version", ()
+
+    def __init__(self, folder: Path) -> None:
+        self._inner = good(folder)
+
+    @property
+    def version(self) -> str:
+        raise RuntimeError("no version")
+
+    def logits(self, tokens: Sequence[int]) -> Any:
+        with Path("asked").open("a") as file:
+            file.write("once\n")
+        return self._inner.logits(tokens)
 
 
 def of_logits(folder: Path) -> Any:

@@ -30,6 +30,7 @@ from laguna_ref.golden.errors import GoldenError
 from laguna_ref.golden.verify import COMMITTED_GOLDENS
 from laguna_ref.load import EMBEDDED
 from tests.conformance import factories
+from tests.conformance.golden_pairs import two_of_one_name
 from tests.small import small, small_config
 
 RUNS = 60
@@ -210,6 +211,16 @@ def test_prompts_are_each_taken_once(oracle: laguna_ref.Laguna) -> None:
     assert 10 <= len(prompts) < len(list(COMMITTED_GOLDENS.iterdir()))
 
 
+def test_goldens_of_one_name_and_two_prompts_are_told_apart(
+    oracle: laguna_ref.Laguna, tmp_path: Path
+) -> None:
+    two_of_one_name(tmp_path)
+    found = prepared(oracle, [tmp_path])
+    assert [case.case.name for case in found] == ["short", "short (2)"]
+    assert [case.case.tokens for case in found] == [(5, 6), (7, 8)]
+    assert chosen(found, ["short (2)"]) == found[1:]
+
+
 def test_another_checkpoint_has_the_committed_cases_and_refuses_the_goldens() -> None:
     model = small(
         small_config(vocab_size=3072, sliding_window=16, max_position_embeddings=16384)
@@ -241,6 +252,8 @@ def law(status: str) -> Any:
     [
         (["conforming"], [], "conforming"),
         (["conforming"], ["holds", "not applicable"], "conforming"),
+        (["conforming"], ["holds", "failed"], "inconclusive"),
+        (["conforming"], ["failed", "broken"], "diverges"),
         (["conforming"], ["holds", "broken"], "diverges"),
         (["inconclusive"], ["broken"], "diverges"),
         (["conforming", "diverges"], ["holds"], "diverges"),

@@ -23,6 +23,7 @@ from laguna_ref.conformance.laws.legal import LegalBackend
 from laguna_ref.conformance.laws.weights import TRAITS, pack, unpack
 from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.errors import InputError
+from tests.conformance import factories
 from tests.meta.law_mutants import windowed
 
 NAMES = [law.name for law in LAWS]
@@ -72,7 +73,7 @@ def test_the_oracle_keeps_it_in_two_thousand_examples(name: str) -> None:
 class OneModel:
     """What an endpoint is: logits of one model, and only the likeliest of them."""
 
-    name, capabilities = "one model", ()
+    name, capabilities, logits_kind = "one model", (), "logprobs"
 
     def __init__(self, model: laguna_ref.Laguna) -> None:
         self._model = model
@@ -137,7 +138,7 @@ def test_what_a_backend_cannot_do_is_not_applicable() -> None:
             assert law.needs[0] in result.detail
 
 
-def test_a_backend_that_fails_neither_keeps_nor_breaks() -> None:
+def test_a_backend_that_fails_neither_keeps_nor_breaks_nor_is_excused() -> None:
     class Failing(OneModel):
         def logits(self, tokens: Sequence[int]) -> Any:
             raise BackendError("gone", found="connection reset")
@@ -146,8 +147,32 @@ def test_a_backend_that_fails_neither_keeps_nor_breaks() -> None:
         return Failing(laguna_ref.load(folder))
 
     result = one(opened, names=["causality"])
-    assert result.status == "not applicable"
+    assert result.status == "failed"
     assert "connection reset" in result.detail
+
+
+def test_a_capability_that_is_declared_and_fails_is_a_failure() -> None:
+    found = statuses(run(factories.crashing, examples=2, seed=0, names=["chunks", "batched"]))
+    assert found == {"chunks": "failed", "batched": "failed"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["repeatable", "causality", "agreement"])
+def test_logits_that_are_no_numbers_break_a_law(name: str, value: float) -> None:
+    """Of a backend that does not say it shows a few tokens alone; a single one is enough."""
+
+    class Holey(OracleBackend):
+        def logits(self, tokens: Any, **options: Any) -> Any:
+            found = np.array(super().logits(tokens, **options))
+            found[-1, 3] = value
+            return found
+
+    def opened(folder: Path) -> Backend:
+        return Holey(laguna_ref.load(folder, engine="numpy"))
+
+    result = one(opened, examples=2, names=[name])
+    assert result.status == "broken", result
+    assert "not a number" in result.detail
 
 
 @pytest.mark.parametrize("said", [("precision", "bfloat16"), ("oracle", {"kv_cache": "float"})])

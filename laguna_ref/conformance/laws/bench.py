@@ -14,6 +14,7 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase
 
+from laguna_ref.conformance.asking import one_line
 from laguna_ref.conformance.backend import Backend, BackendError, Opener, can, precision_of
 from laguna_ref.conformance.laws.case import Built, Case
 from laguna_ref.conformance.laws.example import Config, Example, to_blob
@@ -37,6 +38,8 @@ class Bench:
     oracle: Laguna | None
     parent: Path
     database: Path | None
+    no_fp8: str | None = None
+    """What it said when it was given a model with an FP8 cache and would not open it."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -56,6 +59,8 @@ class Bench:
         cache = self.options.get("kv_cache", self.judges.precision.kv)
         if law.fp8 and cache not in ("as judged", "checkpoint", "fp8"):
             return f"the backend's cache is {cache}"
+        if law.fp8 and self.no_fp8 is not None:
+            return f"the backend opens no model with an FP8 cache: {self.no_fp8}"
         return None
 
     def judge(self, law: Law, example: Example) -> None:
@@ -86,13 +91,17 @@ def make_bench(
     opener: Opener | None, backend: Backend | None, oracle: Laguna | None, parent: Path,
     database: Path | None,
 ) -> Bench:  # fmt: skip
-    """``parent``: folder for models; ``database``: for failures. Raises InputError."""
+    """``parent``: folder for models; ``database``: for failures.
+
+    Raises InputError, BackendError.
+    """
     if opener is None and backend is None:
         raise InputError("laws need a backend, or what opens one")
-    probe = backend if opener is None else _probe(opener, parent)
+    probe, no_fp8 = (backend, None) if opener is None else _probe(opener, parent)
     assert probe is not None
     precision = precision_by_name(precision_of(probe))
-    judges = Judge(precision, can(probe, "exact"))
+    partial = getattr(probe, "logits_kind", None) == "logprobs"
+    judges = Judge(precision, can(probe, "exact"), partial)
     if opener is None:
         served = probe
         setting = Setting(vocabulary=_vocabulary(served, oracle))
@@ -106,11 +115,12 @@ def make_bench(
         except BackendError as problem:
             raise NothingToSayError(f"refused: {problem.message}", found=problem.found) from problem
 
-    return Bench(opened, probe, judges, setting, None, parent, database)
+    return Bench(opened, probe, judges, setting, None, parent, database, no_fp8)
 
 
-def _probe(opener: Opener, parent: Path) -> Backend:
-    """The backend with a plain model, to ask what it can do: one with an FP8 cache if it may."""
+def _probe(opener: Opener, parent: Path) -> tuple[Backend, str | None]:
+    """The backend with a plain model, to ask what it can do: one with an FP8 cache, or what it
+    said to that. Raises BackendError where it opens neither."""
     config = hypothesis.find(
         configs(Setting()), lambda found: True,
         settings=hypothesis.settings(
@@ -125,9 +135,13 @@ def _probe(opener: Opener, parent: Path) -> Backend:
         return opener(built.folder)
 
     try:
-        return opened("probe with an FP8 cache", fp8_cache())
-    except Exception:  # a peer that refuses what it does not know, in a way of its own
-        return opened("probe", {})
+        return opened("probe with an FP8 cache", fp8_cache()), None
+    except Exception as problem:  # a peer that refuses what it does not know, in a way of its own
+        said = one_line(problem)
+    try:
+        return opened("probe", {}), said
+    except Exception as problem:
+        raise BackendError(f"it opens no drawn model: {one_line(problem)}") from problem
 
 
 def _vocabulary(backend: Backend, oracle: Laguna | None) -> int:

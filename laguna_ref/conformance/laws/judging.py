@@ -72,6 +72,8 @@ class Judge:
     precision: Precision
     exact: bool
     """Equal bits may be demanded where the law is about them."""
+    partial: bool = False
+    """It shows log-probabilities of some tokens alone, NaN for the others."""
 
     def judge(self, law: Law, case: Case, opened: Open) -> None:
         """Raises BrokenLawError, or NothingToSayError; returns if the law holds."""
@@ -85,6 +87,8 @@ class Judge:
             raise NothingToSayError("nothing claimed")
         legal = LegalRuns(law, case, self.precision, claims)
         for at, claim in enumerate(claims):
+            if not self.partial:
+                _require_finite(claim.what, claim.found, claim.expected)
             if isinstance(claim, Moves):
                 self._moves(claim, legal.deviations(at, FEW))
             elif bits:
@@ -178,8 +182,8 @@ def _centred(values: Array, known: Array) -> Array:
     return np.where(known, kept - kept.sum(axis=1, keepdims=True) / count, 0.0)
 
 
-def _require_finite(what: str, found: Array, expected: Array) -> None:
-    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+def _require_finite(what: str, *arrays: Array) -> None:
+    if not all(np.isfinite(np.asarray(array, np.float64)).all() for array in arrays):
         raise BrokenLawError(f"{what}: not a number")
 
 

@@ -15,7 +15,7 @@ from laguna_ref.numerics import Array
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-Status = Literal["holds", "broken", "not applicable"]
+Status = Literal["holds", "broken", "failed", "not applicable"]
 Open = Callable[[Built], Backend]
 """Gives the backend under test, or a legal one, with a model loaded."""
 
@@ -33,7 +33,8 @@ class NothingToSayError(LagunaError):
 class Same:
     """Two arrays [T, ...] that must be equal: in all bits, or to what legal backends are off by.
 
-    ``logits``: one constant a token does not count, and NaN (a value not known) is left out.
+    ``logits``: one constant a token does not count, and NaN is left out where the backend says
+    that it is a value not known (``logits_kind``).
     """
 
     what: str

@@ -111,7 +111,7 @@ def _put(bench: Bench, law: Law, examples: int, seed: int, progress: Progress | 
         pass
     except Exception as problem:  # whatever a peer raises: the other laws are put all the same
         detail = f"the backend failed: {type(problem).__name__}: {problem}"
-        return LawResult(law.name, "not applicable", attempt.judged, detail, "")
+        return LawResult(law.name, "failed", attempt.judged, detail, "")
     if not attempt.judged:
         said = attempt.why_silent or "no example of it could be drawn"
         return LawResult(law.name, "not applicable", 0, f"every example: {said}", "")
