@@ -12,6 +12,7 @@ from laguna_ref.config import LagunaConfig
 from laguna_ref.conformance.backend import (
     Backend,
     BackendDiedError,
+    BackendError,
     can,
     precision_of,
 )
@@ -64,7 +65,7 @@ class Asker:
             known = problem.known
             points = {} if known is None else {"lm_head": known}
             return self._answer(case, points, self.died)
-        except Exception as problem:  # whatever a peer raises: the other cases are judged
+        except (Exception, SystemExit) as problem:  # whatever a peer raises: others are judged
             return self._answer(case, {}, f"the backend failed: {one_line(problem)}")
 
     def _points(self, case: CaseLike) -> dict[str, Array]:
@@ -76,8 +77,8 @@ class Asker:
             trace = self.backend.trace(  # type: ignore[attr-defined]
                 tokens, list(trace_points(self.config)), **options
             )
-            return {name: np.asarray(array) for name, array in trace.items()}
-        return {"lm_head": np.asarray(self.backend.logits(tokens, **options))}
+            return {name: of_numbers(name, array) for name, array in trace.items()}
+        return {"lm_head": of_numbers("lm_head", self.backend.logits(tokens, **options))}
 
     def _answer(
         self, case: CaseLike, points: dict[str, Array], problem: str | None = None
@@ -103,7 +104,18 @@ class Asker:
         }
 
 
-def one_line(problem: Exception) -> str:
+def of_numbers(point: str, value: Any) -> Array:
+    """As an array [T, ...]; raises BackendError for what is none, or holds no real numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiuV":  # V: what ml_dtypes makes of bfloat16
+        found = type(value).__name__ if array.dtype.kind == "O" else str(array.dtype)
+        raise BackendError(f"{point}: no real numbers", expected="an array [T, ...]", found=found)
+    if not array.size or not array.ndim:
+        raise BackendError(f"{point}: wrong shape", expected="[T, ...]", found=list(array.shape))
+    return array
+
+
+def one_line(problem: BaseException) -> str:
     """Type and text of whatever was raised."""
     text = " ".join(str(problem).split())
     kind = type(problem).__name__

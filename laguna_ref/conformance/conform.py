@@ -15,7 +15,13 @@ import numpy as np
 
 from laguna_ref.conformance import budget_cache, guards, partial_budget, partial_judge
 from laguna_ref.conformance.asking import Answer, Asker
-from laguna_ref.conformance.backend import Backend, describe, oracle_options, precision_of
+from laguna_ref.conformance.backend import (
+    Backend,
+    BackendError,
+    describe,
+    oracle_options,
+    precision_of,
+)
 from laguna_ref.conformance.budget import (
     DEFAULT_RUNS,
     FALSE_ALARM_RATE,
@@ -37,12 +43,21 @@ from laguna_ref.model import Laguna
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is, and how much there is."""
+ORACLE_OPTIONS = ("dequant", "kv_cache", "kv_cache_skip_layers")
+"""Those of ``laguna_ref.load`` that say which function is computed."""
 REPLAYABLE = ("added", "layers", "replayed")
 
 
 def oracle_of(backend: Backend, path: Any, **options: Any) -> Laguna:
     """The oracle that a backend asks to be judged by; raises LagunaError."""
-    asked = {"dequant": "exact", "kv_cache": "checkpoint"} | oracle_options(backend)
+    stated = oracle_options(backend)
+    unknown = sorted(set(stated) - set(ORACLE_OPTIONS))
+    if unknown:
+        raise BackendError(
+            f"{backend.name}: unknown option of its oracle", key=unknown[0],
+            expected=", ".join(ORACLE_OPTIONS), found=stated[unknown[0]],
+        )  # fmt: skip
+    asked = {"dequant": "exact", "kv_cache": "checkpoint"} | stated
     return load(path, numerics="float64", engine="numpy", **asked, **options)
 
 

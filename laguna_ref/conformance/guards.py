@@ -10,6 +10,7 @@ import numpy as np
 
 from laguna_ref.conformance.inputs import DumpLike, GoldenLike
 from laguna_ref.conformance.precision import Precision, precision_by_name
+from laguna_ref.errors import InputError
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 
@@ -85,11 +86,16 @@ def declared_precision(dump: DumpLike) -> Precision | None:
     stated = dump.meta.get("precision")
     if stated is None or stated == "":
         return None
-    if isinstance(stated, str) and stated.lstrip().startswith("{"):
-        stated = json.loads(stated)
-    if isinstance(stated, str):
-        return precision_by_name(stated)
-    return Precision.from_json(dict(stated))
+    text = stated
+    try:
+        if isinstance(stated, str) and stated.lstrip().startswith("{"):
+            stated = json.loads(stated)
+        if isinstance(stated, str):
+            return precision_by_name(stated)
+        return Precision.from_json(dict(stated))
+    except (TypeError, ValueError) as problem:
+        raise InputError("neither a preset nor an object of JSON", key="precision",
+                         expected="see docs/report-format.md", found=text) from problem  # fmt: skip
 
 
 def not_finite(points: Mapping[str, Array]) -> tuple[str, int, tuple[int, ...]] | None:

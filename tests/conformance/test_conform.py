@@ -124,6 +124,28 @@ def test_one_case_that_fails_is_inconclusive_and_the_others_are_judged(
     assert (report.verdict, report.exit_code) == ("inconclusive", 3)
 
 
+@pytest.mark.parametrize("value", [None, np.float32(3), np.zeros((0, 3)), np.array("x")])
+def test_a_trace_of_no_numbers_is_inconclusive(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], value: Any
+) -> None:
+    report = put(factories.tracing(value), oracle, cases)
+    assert report.verdict == "inconclusive"
+    assert "the backend failed: BackendError: model.norm" in report.reason
+
+
+def test_one_that_ends_the_program_has_failed_and_the_others_are_judged(
+    oracle: laguna_ref.Laguna, cases: list[Prepared]
+) -> None:
+    report = put(factories.exits_when_asked(EMBEDDED), oracle, cases)
+    assert report.verdict == "inconclusive"
+    assert report.cases[0].reason == "the backend failed: SystemExit: 0"
+
+
+def test_an_option_that_no_oracle_has_is_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown option of its oracle.*found 1"):
+        oracle_of(factories.with_an_unknown_option(EMBEDDED), None)
+
+
 def test_one_that_dies_is_asked_no_more(oracle: laguna_ref.Laguna, cases: list[Prepared]) -> None:
     asked = []
 

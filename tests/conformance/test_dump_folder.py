@@ -60,6 +60,13 @@ def test_folders_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         opener(f"dump:{tmp_path}")
 
 
+@pytest.mark.parametrize("text", ['{"activations": ', '{"options": 5}', "float31"])
+def test_a_precision_that_makes_no_sense_names_the_file(tmp_path: Path, text: str) -> None:
+    dumped(tmp_path, "a", TOKENS, precision=text)
+    with pytest.raises(BackendError, match=r"a.safetensors: precision: "):
+        opener(f"dump:{tmp_path}")
+
+
 def test_dumps_must_agree_on_the_precision(tmp_path: Path) -> None:
     dumped(tmp_path, "a", TOKENS, precision="bfloat16")
     dumped(tmp_path, "b", TOKENS[:2], precision="float32")

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from laguna_ref.conformance import guards
 from laguna_ref.conformance.backend import BackendError, Opener
 from laguna_ref.conformance.inputs import points_of
+from laguna_ref.errors import InputError
 from laguna_ref.golden.dump import Dump, read_dump
 from laguna_ref.golden.golden_file import SUFFIX
 from laguna_ref.numerics import Array
@@ -83,10 +85,12 @@ def opener(argument: str | None) -> Opener:
 
 
 def _by_prompt(folder: Path) -> dict[Prompt, tuple[Path, Dump]]:
-    """Raises DumpError for a file that is no dump, BackendError for two of one prompt."""
+    """Raises DumpError for a file that is no dump, BackendError for two of one prompt or for
+    metadata that make no sense."""
     found: dict[Prompt, tuple[Path, Dump]] = {}
     for path in [folder] if folder.is_file() else sorted(folder.glob(f"*{SUFFIX}")):
         dump = read_dump(path, finite=False)  # what is no number is the judge's to find
+        _check(path, dump)
         prompt = _prompt(dump.tokens.tolist(), dump.positions.tolist())
         if prompt in found:
             raise BackendError("two dumps of one prompt", key=str(path),
@@ -95,6 +99,15 @@ def _by_prompt(folder: Path) -> dict[Prompt, tuple[Path, Dump]]:
     if not found:
         raise BackendError("no dump in the folder", key=str(folder), expected=f"*{SUFFIX}")
     return found
+
+
+def _check(path: Path, dump: Dump) -> None:
+    """Raises BackendError, which names the file, for metadata that cannot be understood."""
+    try:
+        guards.declared_precision(dump)
+    except InputError as problem:
+        raise BackendError(problem.message, file=path, key=problem.key or "precision",
+                           expected=problem.expected, found=problem.found) from problem  # fmt: skip
 
 
 def _prompt(tokens: Sequence[int], positions: Sequence[int] | None) -> Prompt:
