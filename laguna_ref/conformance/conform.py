@@ -7,8 +7,9 @@ legal backend at the stated rate. Laws are put by whoever asks for them (they ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -216,14 +217,23 @@ class _Declared:
 
 def _thresholds(budgets: Sequence[Budget], modes: Sequence[str]) -> list[Threshold]:
     """One for all cases; of budgets that were measured apart, each its own, at its share of the
-    rate, which keeps the whole report's at or below it."""
+    rate. Where they have too few runs for that share, the whole report's rate is above the one
+    asked for; either way the one stated is that of the whole report."""
     if not budgets:
         return []
     try:
         return [joint_threshold(budgets, modes)] * len(budgets)
     except ValueError:
         share = FALSE_ALARM_RATE / len(budgets)
-        return [budget.threshold(modes, share) for budget in budgets]
+        apart = [budget.threshold(modes, share) for budget in budgets]
+        rate = _of_any([threshold.rate for threshold in apart])
+        confident = _of_any([threshold.confident_rate for threshold in apart])
+        return [replace(one, rate=rate, confident_rate=confident) for one in apart]
+
+
+def _of_any(rates: Sequence[float]) -> float:
+    """The chance that at least one of independent events happens."""
+    return 1 - math.prod(1 - rate for rate in rates)
 
 
 def _window(answer: Answer) -> Seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,11 @@ from laguna_ref.conformance import budget_cache
 from laguna_ref.conformance.adapters.dump_folder import DumpBackend
 from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
 from laguna_ref.conformance.backend import BackendDiedError
-from laguna_ref.conformance.conform import conform, oracle_of
+from laguna_ref.conformance.budget import FALSE_ALARM_RATE, Budget
+from laguna_ref.conformance.comparisons import MODES
+from laguna_ref.conformance.conform import _thresholds, conform, oracle_of
 from laguna_ref.conformance.conform_report import ConformReport
+from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.conformance.prepared import Prepared, chosen, prepared
 from laguna_ref.conformance.report import Report
 from laguna_ref.errors import InputError
@@ -103,6 +107,33 @@ def test_a_budget_is_measured_once(
     assert sorted(cache.iterdir()) == before
     conform(factories.of_logits(EMBEDDED), oracle, cases[:1], runs=4, progress=progress)
     assert any("noise of case 1 of 1, one-token" in what for what in said)
+
+
+def budget_with_seed(seed: int, held_out: int) -> Budget:
+    maxima = np.random.default_rng(seed).random((held_out, len(MODES)))
+    none = np.zeros(0)
+    return Budget(PRESETS["float32"], (), none, maxima, none, none, held_out + 100, seed)
+
+
+@pytest.mark.parametrize("held_out", [300, 3000])
+def test_budgets_measured_apart_state_the_rate_of_the_whole_report(held_out: int) -> None:
+    budgets = [budget_with_seed(seed, held_out) for seed in range(14)]
+    thresholds = _thresholds(budgets, ["logits"])
+    alone = [budget.threshold(["logits"], 0.01 / 14) for budget in budgets]
+    assert [t.floor_units for t in thresholds] == [t.floor_units for t in alone]
+    assert len({(t.rate, t.confident_rate) for t in thresholds}) == 1
+    assert thresholds[0].rate == pytest.approx(1 - (held_out / (held_out + 1)) ** 14, rel=1e-9)
+    sure = 1 - math.prod(1 - t.confident_rate for t in alone)
+    assert thresholds[0].confident_rate == pytest.approx(sure, rel=1e-9)
+    assert sure > thresholds[0].rate > alone[0].rate
+    if held_out == 300:
+        assert thresholds[0].rate > 4 * FALSE_ALARM_RATE
+
+
+def test_budgets_of_one_seed_share_a_threshold() -> None:
+    thresholds = _thresholds([budget_with_seed(3, 300)] * 14, ["logits"])
+    assert len(set(thresholds)) == 1
+    assert thresholds[0].rate <= FALSE_ALARM_RATE
 
 
 def test_a_damaged_file_of_the_cache_is_measured_anew(cache: Path) -> None:
