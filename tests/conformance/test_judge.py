@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from laguna_ref.conformance import localise
+from laguna_ref.conformance.comparisons import Oracle
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.report import Report
-from laguna_ref.load import load
+from laguna_ref.load import EMBEDDED, load
 from tests.conformance.samples import (
     Dump,
     Golden,
@@ -283,7 +287,17 @@ def test_the_table_says_what_and_where(golden: Golden, dump: Dump) -> None:
     text = io.StringIO()
     report.print(Console(file=text, width=160))
     assert f"first divergence  {name} (rms_norm)" in text.getvalue()
-    assert "laguna-ref trace" in text.getvalue()
+    assert "laguna-ref trace --numerics float64 --token-ids " in text.getvalue()
+
+
+def test_another_checkpoint_is_named_in_the_command_and_the_embedded_one_is_not(
+    tmp_path: Path,
+) -> None:
+    copied = shutil.copytree(EMBEDDED, tmp_path / "model")
+    for path, model in ((None, ""), (copied, f"--model {copied} ")):
+        oracle = Oracle(load(path, engine="numpy"), np.array([2]), np.array([0]))
+        said = localise.command(oracle, "lm_head")
+        assert said.startswith(f"laguna-ref trace {model}--numerics float64")
 
 
 def test_the_page_stands_alone(golden: Golden, dump: Dump) -> None:
