@@ -92,13 +92,15 @@ class Asker:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What a dump of it would state. Its config is left out: it opened the checkpoint itself,
-        so a value that it takes otherwise is a finding, and no other model."""
+        """What a dump of it would state; its config only where it was recorded. A backend that is
+        asked opened the checkpoint itself: what it takes otherwise is a finding, no other model."""
         backend = self.backend
+        recorded = getattr(backend, "recorded", False)
         return {
             "backend": backend.name,
             "version": getattr(backend, "version", None),
             "precision": precision_of(backend),
+            "config": getattr(backend, "config", None) if recorded else None,
             "logits": getattr(backend, "logits_kind", None),
             "logprobs_k": getattr(backend, "logprobs_k", None),
         }

@@ -45,15 +45,36 @@ def other_prompt(golden: GoldenLike, dump: DumpLike) -> str | None:
 
 def other_config(raw: Mapping[str, Any], dump: DumpLike) -> str | None:
     """The first key of the dump's own config that contradicts the model's, or None."""
-    theirs = dump.meta.get("config")
-    if isinstance(theirs, str):
-        try:
-            theirs = json.loads(theirs)
-        except ValueError:
-            return "the dump's config is not JSON"
-    if not isinstance(theirs, dict):
+    try:
+        theirs = stated_config(dump.meta)
+    except InputError as problem:
+        return f"the dump's config is {problem.message}"
+    return None if theirs is None else _contradiction(raw, theirs, "")
+
+
+def stated_config(meta: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The ``config`` of a dump's metadata, None without; raises InputError."""
+    stated = meta.get("config")
+    if stated is None or stated == "":
         return None
-    return _contradiction(raw, theirs, "")
+    try:
+        config = json.loads(stated) if isinstance(stated, str) else stated
+    except ValueError as problem:
+        raise InputError("not JSON", key="config", found=stated) from problem
+    if not isinstance(config, Mapping):
+        raise InputError("no object of JSON", key="config", found=stated)
+    return config
+
+
+def stated_k(meta: Mapping[str, Any]) -> int | None:
+    """The ``logprobs_k`` of a dump's metadata, None without; raises InputError."""
+    stated = meta.get("logprobs_k")
+    if stated is None or stated == "":
+        return None
+    if not str(stated).isdecimal() or int(stated) < 1:
+        raise InputError("no number of tokens", key="logprobs_k", expected="1, 2, 3, ...",
+                         found=stated)  # fmt: skip
+    return int(stated)
 
 
 def _contradiction(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str) -> str | None:

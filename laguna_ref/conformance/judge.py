@@ -54,7 +54,8 @@ def judge(
     only what the golden itself holds is compared. ``threshold``: that of a set of cases judged
     together (``budget.joint_threshold``), instead of this case's own. ``partial_budget``: of a
     dump that declares log-probabilities (else measured when one comes). Raises InputError for a
-    precision nobody knows and ValueError for a budget of another schema.
+    precision nobody knows or a ``logprobs_k`` that is no number, and ValueError for a budget of
+    another schema.
     """
     report = _empty(golden, dump)
     problem = guards.other_prompt(golden, dump)
@@ -66,6 +67,7 @@ def judge(
         problem = guards.other_semantics(golden, model)
     if problem is None and not points:
         problem = "nothing to compare: the dump holds no trace point"
+    guards.stated_k(dump.meta)  # what is no number is bad input
     if problem is None and partial_judge.is_partial(dump):
         return partial_judge.judge(
             golden, dump, report, model, false_alarm_rate=false_alarm_rate, threshold=threshold,

@@ -235,6 +235,38 @@ def test_a_folder_of_dumps_is_judged_where_there_is_a_dump(
     assert report.left_out == ["one-token: no dump of this prompt"]
 
 
+def dumped(folder: Path, case: Prepared, lm_head: Any, **meta: str) -> DumpBackend:
+    tokens = np.array(case.case.tokens)
+    arrays = {"tokens": tokens, "positions": np.arange(len(tokens)), "lm_head": lm_head}
+    save_file(arrays, folder / "x.safetensors", metadata=meta)
+    return DumpBackend(folder)
+
+
+def test_a_dump_of_another_config_is_inconclusive(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], tmp_path: Path
+) -> None:
+    logits = factories.good(EMBEDDED).logits(cases[0].case.tokens)
+    raw = oracle.config.to_dict()
+    for eps, verdict in ((raw["rms_norm_eps"], "conforming"), (1e-5, "inconclusive")):
+        config = json.dumps(raw | {"rms_norm_eps": eps})
+        report = put(dumped(tmp_path, cases[0], logits, config=config), oracle, cases)
+        assert report.verdict == verdict, report.reason
+        assert report.to_json()["backend"]["config"]["rms_norm_eps"] == eps
+    assert "another config: rms_norm_eps is 1e-05" in report.reason
+
+
+def test_a_dump_says_how_many_were_asked_for(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], tmp_path: Path
+) -> None:
+    """Not stated, one of the five might be the token that came next."""
+    shown = factories.likeliest(factories.good(EMBEDDED).logits(cases[0].case.tokens), 5)
+    for stated, k in (({}, 4), ({"logprobs_k": "5"}, 5)):
+        backend = dumped(tmp_path, cases[0], shown, logits="logprobs", **stated)
+        report = put(backend, oracle, cases)
+        assert report.verdict == "conforming", report.reason
+        assert report.cases[0].judged_by["logprobs_k"] == k
+
+
 def test_a_float_cache_is_judged_as_one(cases: list[Prepared]) -> None:
     model = laguna_ref.load(engine="numpy", kv_cache="float")
     backend = OracleBackend(model, "float")

@@ -17,6 +17,7 @@ from laguna_ref.conformance import localise
 from laguna_ref.conformance.comparisons import Oracle
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.report import Report
+from laguna_ref.errors import InputError
 from laguna_ref.load import EMBEDDED, load
 from tests.conformance.samples import (
     Dump,
@@ -94,6 +95,21 @@ def test_another_config_is_inconclusive(golden: Golden, dump: Dump) -> None:
     report = judged(golden, replace(dump, meta={"config": json.dumps(config)}))
     assert report.verdict == "inconclusive"
     assert "rms_norm_eps" in report.reason
+
+
+def test_a_config_that_is_no_object_is_inconclusive(golden: Golden, dump: Dump) -> None:
+    for text in ("{", "[]"):
+        report = judged(golden, replace(dump, meta={"config": text}))
+        assert report.verdict == "inconclusive"
+        assert "the dump's config is no" in report.reason
+
+
+def test_a_number_of_log_probabilities_that_is_none_is_bad_input(
+    golden: Golden, dump: Dump
+) -> None:
+    meta = {"logits": "logprobs", "logprobs_k": "five"}
+    with pytest.raises(InputError, match="logprobs_k: no number of tokens"):
+        judged(golden, replace(dump, meta=meta))
 
 
 def test_another_precision_is_inconclusive(golden: Golden, dump: Dump) -> None:

@@ -37,6 +37,8 @@ class DumpBackend:
         metas = [dump.meta for _, dump in self._dumps.values()]
         self.version = _common(metas, "version")
         self.logits_kind = _common(metas, "logits")
+        self.config = guards.stated_config({"config": _common(metas, "config")})
+        self.logprobs_k = guards.stated_k({"logprobs_k": _common(metas, "logprobs_k")})
         stated = _common(metas, "precision")
         if stated is not None:
             self.precision = stated
@@ -105,6 +107,8 @@ def _check(path: Path, dump: Dump) -> None:
     """Raises BackendError, which names the file, for metadata that cannot be understood."""
     try:
         guards.declared_precision(dump)
+        guards.stated_config(dump.meta)
+        guards.stated_k(dump.meta)
     except InputError as problem:
         raise BackendError(problem.message, file=path, key=problem.key or "precision",
                            expected=problem.expected, found=problem.found) from problem  # fmt: skip
