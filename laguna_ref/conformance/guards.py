@@ -131,14 +131,18 @@ def not_finite(points: Mapping[str, Array]) -> tuple[str, int, tuple[int, ...]] 
     return None
 
 
-def bad_choice(ids: Array, tokens: int, top_k: int, experts: int) -> str | None:
-    """Why ids [T, K] are no choice of experts, or None."""
-    if ids.shape != (tokens, top_k):
-        return f"has shape {list(ids.shape)}, expected {[tokens, top_k]}"
-    if ids.min() < 0 or ids.max() >= experts:
-        return f"names expert {int(ids.max())} of {experts}"
+def bad_choice(ids: Array, top_k: int, experts: int) -> tuple[int, str] | None:
+    """The first token at which ids [T, K] are no choice of experts, and why; None if they are."""
+    if ids.shape[1:] != (top_k,):
+        return 0, f"has shape {list(ids.shape)}, expected {[len(ids), top_k]}"
+    outside = (ids < 0) | (ids >= experts)
+    if outside.any():
+        token, place = (int(i) for i in np.argwhere(outside)[0])
+        named = int(ids[token, place])
+        return token, f"names expert {named} at token {token}, expected 0 to {experts - 1}"
     ordered = np.sort(ids, axis=1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    twice = ordered[:, 1:] == ordered[:, :-1]
     if twice.any():
-        return f"names an expert twice at token {int(np.argmax(twice))}"
+        token, place = (int(i) for i in np.argwhere(twice)[0])
+        return token, f"names expert {int(ordered[token, place])} twice at token {token}"
     return None

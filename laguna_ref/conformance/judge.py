@@ -34,6 +34,7 @@ from laguna_ref.conformance.report import (
     RoutingResult,
 )
 from laguna_ref.conformance.variations import truth_of
+from laguna_ref.golden.dump import execution_order
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 from laguna_ref.ops.router import choose, margins, scores_of
@@ -166,15 +167,16 @@ class _Judgement:
     def _routing(self, found: dict[str, Array]) -> dict[str, Array]:
         """Ids and weights follow from the router's logits where the dump has only those."""
         model, oracle = self.oracle.model, self.oracle
+        found = self._without_misshapen_routing(found)
         for layer in oracle.sparse_layers():
             at = f"model.layers.{layer}.mlp"
             gate, ids, weights = f"{at}.gate", f"{at}.topk_ids", f"{at}.topk_weights"
             rows = (len(oracle.tokens), model.config.num_experts)
             has_logits = gate in found and found[gate].shape == rows
             if ids in found:
-                problem = guards.bad_choice(found[ids], rows[0], model.router.top_k, rows[1])
-                if problem:
-                    return self._invalid_choice(found, layer, f"{ids} {problem}")
+                problem = guards.bad_choice(found[ids], model.router.top_k, rows[1])
+                if problem is not None:
+                    return self._invalid_choice(found, layer, *problem)
             if has_logits:
                 scores = scores_of(np.asarray(found[gate], np.float64), model.router.score_func)
                 if ids not in found and self._choice_is_clear(layer, found[gate]):
@@ -184,6 +186,21 @@ class _Judgement:
                     found[weights] = weights_of_chosen(found[ids], scores, model)
         return found
 
+    def _without_misshapen_routing(self, found: dict[str, Array]) -> dict[str, Array]:
+        """Names ids and weights that are not of this prompt; they cannot be replayed."""
+        kept = dict(found)
+        for point in (point for point in found if ".topk_" in point):
+            array, ids = found[point], found.get(point.replace("_weights", "_ids"))
+            if point.endswith("_ids") and array.dtype.kind not in "iu":
+                del kept[point]
+                self.report.mistakes.append(f"{point} holds {array.dtype}, expected integers")
+            elif len(array) != len(self.oracle.tokens) or array.ndim != 2 or (
+                ids is not None and len(ids) == len(array) and array.shape != ids.shape
+            ):  # fmt: skip
+                shape = (len(self.oracle.tokens), self.oracle.model.router.top_k)
+                self._drop(kept, point, array, shape)
+        return kept
+
     def _choice_is_clear(self, layer: int, logits: Array) -> bool:
         """Whether a backend with these router logits can have chosen in one way only."""
         scale = self.budget.scale(routing.deficit_key(layer, "added"))
@@ -191,31 +208,29 @@ class _Judgement:
         margin = margins(scores, self.oracle.model.router.top_k)
         return scale is not None and float(margin.min()) > scale
 
-    def _invalid_choice(self, found: dict[str, Array], layer: int, text: str) -> dict[str, Array]:
-        point = f"model.layers.{layer}.mlp.topk_ids"
-        self.report.verdict, self.report.reason = DIVERGES, text
+    def _invalid_choice(
+        self, found: dict[str, Array], layer: int, token: int, text: str
+    ) -> dict[str, Array]:
+        point, model = f"model.layers.{layer}.mlp.topk_ids", self.oracle.model
+        expected = f"{model.router.top_k} different experts, 0 to {model.config.num_experts - 1}"
+        self.report.verdict, self.report.reason = DIVERGES, f"{point} {text}"
         self.report.first_divergence = Divergence(
-            self.report.case, "deficit", point, layer, 0, None, None, None, "added",
-            "choice of experts", [], text, localise.command(self.oracle, point),
+            self.report.case, "deficit", point, layer, token, None, expected,
+            found[point][token].tolist(), "added", "choice of experts", [], text,
+            localise.command(self.oracle, point),
         )  # fmt: skip
         return found
 
     def _unlike(self, found: Mapping[str, Array], whole: Comparisons) -> list[str]:
         """Points of another shape than the oracle's, or outside the budget of a whole run."""
-        rows = len(self.oracle.tokens)
-        result = []
-        for point, array in found.items():
-            if ".topk_" in point:
-                outside = len(array) != rows
-            else:
-                outside = point in whole.misshapen or any(
-                    measured.value > self._limit(key)
-                    for key, measured in whole.values.items()
-                    if key.point == point and key.statistic == "l2"
-                )
-            if outside:
-                result.append(point)
-        return result
+        return [
+            point for point in found
+            if ".topk_" not in point and (point in whole.misshapen or any(
+                measured.value > self._limit(key)
+                for key, measured in whole.values.items()
+                if key.point == point and key.statistic == "l2"
+            ))
+        ]  # fmt: skip
 
     def _mended(
         self, found: dict[str, Array], unlike: list[str], replayable: bool
@@ -228,9 +243,6 @@ class _Judgement:
         mended = dict(found)
         for point in unlike:
             array = found[point]
-            if ".topk_" in point:
-                self._drop(mended, point, array, expected[point])
-                continue
             wanted = oracle.like(point, array, expected[point])
             view = expected if wanted is expected[point] else {**expected, point: wanted}
             mistake = mistakes.find(
@@ -244,13 +256,16 @@ class _Judgement:
                 else:
                     mended[point] = mistake.mended
             elif array.shape != wanted.shape and not _joined(array, wanted):
-                self._drop(mended, point, array, wanted)
+                self._drop(mended, point, array, wanted.shape)
+        self.report.mistakes.sort(key=lambda text: execution_order(text.partition(" ")[0]))
         return mended
 
-    def _drop(self, mended: dict[str, Array], point: str, array: Array, wanted: Array) -> None:
+    def _drop(
+        self, mended: dict[str, Array], point: str, array: Array, wanted: tuple[int, ...]
+    ) -> None:
         del mended[point]
         self.report.mistakes.append(
-            f"{point} has shape {list(array.shape)}, expected {list(wanted.shape)}"
+            f"{point} has shape {list(array.shape)}, expected {list(wanted)}"
         )
 
     def _inside(self, mode: str, point: str, found: Array, expected: Array) -> bool:
