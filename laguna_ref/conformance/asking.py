@@ -35,6 +35,8 @@ class Answer:
     """Why not all of it is there, on one line."""
     died: bool = False
     """It will not answer again."""
+    recorded: bool = False
+    """It was read from a dump after all."""
 
 
 @dataclass
@@ -88,6 +90,7 @@ class Asker:
         return Answer(
             np.asarray(case.tokens, np.int64), np.asarray(places, np.int64), points, self.meta,
             problem=problem, died=self.died is not None,
+            recorded=bool(getattr(self.backend, "recorded", False)),
         )  # fmt: skip
 
     @property

@@ -16,6 +16,7 @@ from laguna_ref.conformance import (
     routing,
     statistics,
 )
+from laguna_ref.conformance.asking import Answer
 from laguna_ref.conformance.budget import FALSE_ALARM_RATE, Budget, Threshold
 from laguna_ref.conformance.comparisons import Comparisons, Key, Oracle, compare, has_routing
 from laguna_ref.conformance.inputs import DumpLike, GoldenLike, logits_of, points_of
@@ -67,7 +68,7 @@ def judge(
     if problem is None and model is not None:
         problem = guards.other_semantics(golden, model)
     if problem is None and not points:
-        problem = "nothing to compare: the dump holds no trace point"
+        problem = f"nothing to compare: the {_what(dump)} holds no trace point"
     guards.stated_k(dump.meta)  # what is no number is bad input
     if problem is None and partial_judge.is_partial(dump):
         return partial_judge.judge(
@@ -87,21 +88,23 @@ def judge(
     if declared is not None and declared != budget.precision:
         return _inconclusive(
             report,
-            f"the dump declares {declared}, the golden's budget is for {budget.precision}",
+            f"the {_what(dump)} declares {declared}, the golden's budget is for {budget.precision}",
         )
     report.judged_by |= {"precision": budget.precision.to_json(), "runs": budget.runs}
     bad = guards.not_finite(points)
     if bad is not None:
         return _no_number(report, bad, points)
     if model is None:
-        return _without_model(golden, points, budget, report, false_alarm_rate, threshold)
+        return _without_model(
+            golden, points, budget, report, false_alarm_rate, threshold, _what(dump)
+        )
     _, at = logits_of(golden)
     truth = truth_of(model, budget.precision, Matrices())
     oracle = Oracle(
         truth, np.asarray(golden.case.tokens), guards.positions_of(golden),
         None if at is None else np.asarray(at),
     )  # fmt: skip
-    return _Judgement(oracle, budget, report, false_alarm_rate, threshold).of(points)
+    return _Judgement(oracle, budget, report, false_alarm_rate, threshold, _what(dump)).of(points)
 
 
 @dataclass
@@ -113,6 +116,8 @@ class _Judgement:
     report: Report
     rate: float
     given: Threshold | None
+    what: str
+    """``dump`` or ``answer``, as the report calls it."""
     threshold: Threshold = field(init=False)
 
     def of(self, points: dict[str, Array]) -> Report:
@@ -144,7 +149,7 @@ class _Judgement:
         if replayable:
             report.routing = routing.contract(oracle, comparisons, self.budget, units)
         else:
-            report.left_out.append("replay and layers: the dump does not hold all routing")
+            report.left_out.append(f"replay and layers: the {self.what} does not hold all routing")
             contaminated = routing.contaminated(self.budget)
             report.routing = RoutingResult(contaminated=int(contaminated.sum()))
         report.plots = self._plots(comparisons, modes)
@@ -311,7 +316,7 @@ class _Judgement:
             )
             return report
         if report.mistakes:
-            return _inconclusive(report, f"the dump is mistaken: {report.mistakes[0]}")
+            return _inconclusive(report, f"the {self.what} is mistaken: {report.mistakes[0]}")
         if not report.points:
             return _inconclusive(report, "nothing was compared")
         if "lm_head" in report.missing:
@@ -320,7 +325,7 @@ class _Judgement:
             return _inconclusive(
                 report,
                 f"{int(contaminated.sum())} of {len(contaminated)} tokens follow, in most legal "
-                "runs, another choice of experts; a dump with its routing can be replayed",
+                "runs, another choice of experts; a trace with its routing can be replayed",
             )
         report.verdict = CONFORMING
         share = report.share_of_budget or 0.0
@@ -351,7 +356,7 @@ def _modes(oracle: Oracle, found: Mapping[str, Array], replayable: bool) -> tupl
 
 def _without_model(
     golden: GoldenLike, points: dict[str, Array], budget: Budget, report: Report, rate: float,
-    given: Threshold | None,
+    given: Threshold | None, what: str,
 ) -> Report:  # fmt: skip
     """Only the golden's own arrays: free comparisons, nothing replayed."""
     report.left_out.append("replay, added error and mistakes of the dump: no model was given")
@@ -389,7 +394,7 @@ def _without_model(
         report.reason = f"{first.point}, token {first.token}: {first.floor_units:,.3g} floor units"
         return report
     if report.mistakes:
-        return _inconclusive(report, f"the dump is mistaken: {report.mistakes[0]}")
+        return _inconclusive(report, f"the {what} is mistaken: {report.mistakes[0]}")
     if not report.points or "lm_head" not in points:
         return _inconclusive(
             report, "missing: lm_head" if report.points else "nothing was compared"
@@ -398,6 +403,11 @@ def _without_model(
         return _inconclusive(report, f"{int(contaminated.sum())} tokens contaminated, no replay")
     report.verdict, report.reason = CONFORMING, f"{len(report.points)} comparisons"
     return report
+
+
+def _what(dump: DumpLike) -> str:
+    """A running backend wrote no dump."""
+    return "answer" if isinstance(dump, Answer) and not dump.recorded else "dump"
 
 
 def _empty(golden: GoldenLike, dump: DumpLike) -> Report:

@@ -60,7 +60,7 @@ def print_report(report: Report, console: Console) -> None:
             f"not normalised in {r.not_normalised}", soft_wrap=True,
         )  # fmt: skip
     for title, lines in (
-        ("mistake of the dump", report.mistakes),
+        ("mistaken", report.mistakes),
         ("missing", report.missing),
         ("left out", report.left_out),
     ):

@@ -267,6 +267,30 @@ def test_a_dump_says_how_many_were_asked_for(
         assert report.cases[0].judged_by["logprobs_k"] == k
 
 
+def test_a_mistake_is_one_of_the_answer_or_of_the_dump(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], tmp_path: Path
+) -> None:
+    """A row short everywhere, routing too; of the answer where a backend was asked."""
+    one = cases[1:]
+    tokens = list(one[0].case.tokens)
+    trace = factories.good(EMBEDDED).trace(tokens, ["*"])
+    short = {name: array[:-1] for name, array in trace.items()}
+    live = factories.tracing(None)
+    live.trace = lambda tokens, points: short
+    arrays = {"tokens": np.array(tokens), "positions": np.arange(len(tokens)), **short}
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, tmp_path / "x.safetensors")
+    for backend, what in ((live, "answer"), (DumpBackend(tmp_path), "dump")):
+        report = put(backend, oracle, one)
+        assert report.verdict == "inconclusive", report.reason
+        assert report.cases[0].reason.startswith(
+            f"the {what} is mistaken: model.embed_tokens has shape ["
+        )
+        other = {"answer": "dump", "dump": "answer"}[what]
+        text = io.StringIO()
+        report.cases[0].print(Console(file=text, width=160))
+        assert f" {other} " not in text.getvalue()
+
+
 def test_a_float_cache_is_judged_as_one(cases: list[Prepared]) -> None:
     model = laguna_ref.load(engine="numpy", kv_cache="float")
     backend = OracleBackend(model, "float")
