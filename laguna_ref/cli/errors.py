@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -18,6 +19,8 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
 BROKEN_PIPE = 141
 """128 + SIGPIPE."""
+UNFORESEEN = 70
+"""EX_SOFTWARE of sysexits.h: Python's own 1 would be the verdict that something is wrong."""
 
 
 def run(main: Callable[..., Any], args: Sequence[str] | None, *rest: Any, **options: Any) -> Any:
@@ -37,15 +40,18 @@ def run(main: Callable[..., Any], args: Sequence[str] | None, *rest: Any, **opti
         code = INTERRUPTED
     except LagunaError as problem:
         code = _report(problem, as_json)
-    except (BrokenPipeError, SystemExit):
-        # Outside standalone mode click exits for nothing but a closed pipe, nor does rich.
+    except BrokenPipeError:
         code = BROKEN_PIPE
+    except SystemExit as problem:
+        code = BROKEN_PIPE if _of_a_closed_pipe(problem) else _unforeseen(problem, as_json)
     except OSError as problem:
         code = _report(problem, as_json)
+    except Exception as problem:
+        code = _unforeseen(problem, as_json)
     _leave(code if isinstance(code, int) else 0)
 
 
-def error_object(problem: Exception) -> dict[str, Any]:
+def error_object(problem: BaseException) -> dict[str, Any]:
     """The parts of an error for ``--json``; those that an error does not have are null."""
     parts: dict[str, Any] = dict.fromkeys(
         ("type", "message", "file", "tensor", "key", "expected", "found")
@@ -63,7 +69,7 @@ def error_object(problem: Exception) -> dict[str, Any]:
     return parts
 
 
-def one_line(problem: Exception) -> str:
+def one_line(problem: BaseException) -> str:
     """What went wrong, on one line, without the type."""
     if isinstance(problem, click.ClickException):
         text = problem.format_message()
@@ -85,6 +91,22 @@ def _report(problem: Exception, as_json: bool) -> int:
         else:
             click.echo(f"Error: {one_line(problem)}", err=True)
     return BAD_INPUT
+
+
+def _of_a_closed_pipe(problem: SystemExit) -> bool:
+    """Outside standalone mode click exits for nothing but a closed pipe, nor does rich."""
+    frames = [frame for frame, _ in traceback.walk_tb(problem.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__")) if frames else ""
+    return module.partition(".")[0] in ("click", "rich")
+
+
+def _unforeseen(problem: BaseException, as_json: bool) -> int:
+    """Prints where it came from, as Python does; returns the exit code."""
+    with contextlib.suppress(BrokenPipeError):
+        click.echo("".join(traceback.format_exception(problem)), err=True, nl=False)
+        if as_json:
+            click.echo(_as_json(error_object(problem)))
+    return UNFORESEEN
 
 
 def _as_json(parts: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from laguna_ref.config import LagunaConfig
 from laguna_ref.conformance.backend import (
     Backend,
     BackendDiedError,
+    BackendError,
     can,
     precision_of,
 )
@@ -34,6 +35,8 @@ class Answer:
     """Why not all of it is there, on one line."""
     died: bool = False
     """It will not answer again."""
+    recorded: bool = False
+    """It was read from a dump after all."""
 
 
 @dataclass
@@ -64,7 +67,7 @@ class Asker:
             known = problem.known
             points = {} if known is None else {"lm_head": known}
             return self._answer(case, points, self.died)
-        except Exception as problem:  # whatever a peer raises: the other cases are judged
+        except (Exception, SystemExit) as problem:  # whatever a peer raises: others are judged
             return self._answer(case, {}, f"the backend failed: {one_line(problem)}")
 
     def _points(self, case: CaseLike) -> dict[str, Array]:
@@ -76,8 +79,8 @@ class Asker:
             trace = self.backend.trace(  # type: ignore[attr-defined]
                 tokens, list(trace_points(self.config)), **options
             )
-            return {name: np.asarray(array) for name, array in trace.items()}
-        return {"lm_head": np.asarray(self.backend.logits(tokens, **options))}
+            return {name: of_numbers(name, array) for name, array in trace.items()}
+        return {"lm_head": of_numbers("lm_head", self.backend.logits(tokens, **options))}
 
     def _answer(
         self, case: CaseLike, points: dict[str, Array], problem: str | None = None
@@ -87,23 +90,37 @@ class Asker:
         return Answer(
             np.asarray(case.tokens, np.int64), np.asarray(places, np.int64), points, self.meta,
             problem=problem, died=self.died is not None,
+            recorded=bool(getattr(self.backend, "recorded", False)),
         )  # fmt: skip
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What a dump of it would state. Its config is left out: it opened the checkpoint itself,
-        so a value that it takes otherwise is a finding, and no other model."""
+        """What a dump of it would state; its config only where it was recorded. A backend that is
+        asked opened the checkpoint itself: what it takes otherwise is a finding, no other model."""
         backend = self.backend
+        recorded = getattr(backend, "recorded", False)
         return {
             "backend": backend.name,
             "version": getattr(backend, "version", None),
             "precision": precision_of(backend),
+            "config": getattr(backend, "config", None) if recorded else None,
             "logits": getattr(backend, "logits_kind", None),
             "logprobs_k": getattr(backend, "logprobs_k", None),
         }
 
 
-def one_line(problem: Exception) -> str:
+def of_numbers(point: str, value: Any) -> Array:
+    """As an array [T, ...]; raises BackendError for what is none, or holds no real numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiuV":  # V: what ml_dtypes makes of bfloat16
+        found = type(value).__name__ if array.dtype.kind == "O" else str(array.dtype)
+        raise BackendError(f"{point}: no real numbers", expected="an array [T, ...]", found=found)
+    if not array.size or not array.ndim:
+        raise BackendError(f"{point}: wrong shape", expected="[T, ...]", found=list(array.shape))
+    return array
+
+
+def one_line(problem: BaseException) -> str:
     """Type and text of whatever was raised."""
     text = " ".join(str(problem).split())
     kind = type(problem).__name__

@@ -7,15 +7,22 @@ legal backend at the stated rate. Laws are put by whoever asks for them (they ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from laguna_ref.conformance import budget_cache, guards, partial_budget, partial_judge
 from laguna_ref.conformance.asking import Answer, Asker
-from laguna_ref.conformance.backend import Backend, describe, oracle_options, precision_of
+from laguna_ref.conformance.backend import (
+    Backend,
+    BackendError,
+    describe,
+    oracle_options,
+    precision_of,
+)
 from laguna_ref.conformance.budget import (
     DEFAULT_RUNS,
     FALSE_ALARM_RATE,
@@ -37,12 +44,21 @@ from laguna_ref.model import Laguna
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is, and how much there is."""
+ORACLE_OPTIONS = ("dequant", "kv_cache", "kv_cache_skip_layers")
+"""Those of ``laguna_ref.load`` that say which function is computed."""
 REPLAYABLE = ("added", "layers", "replayed")
 
 
 def oracle_of(backend: Backend, path: Any, **options: Any) -> Laguna:
     """The oracle that a backend asks to be judged by; raises LagunaError."""
-    asked = {"dequant": "exact", "kv_cache": "checkpoint"} | oracle_options(backend)
+    stated = oracle_options(backend)
+    unknown = sorted(set(stated) - set(ORACLE_OPTIONS))
+    if unknown:
+        raise BackendError(
+            f"{backend.name}: unknown option of its oracle", key=unknown[0],
+            expected=", ".join(ORACLE_OPTIONS), found=stated[unknown[0]],
+        )  # fmt: skip
+    asked = {"dequant": "exact", "kv_cache": "checkpoint"} | stated
     return load(path, numerics="float64", engine="numpy", **asked, **options)
 
 
@@ -201,14 +217,23 @@ class _Declared:
 
 def _thresholds(budgets: Sequence[Budget], modes: Sequence[str]) -> list[Threshold]:
     """One for all cases; of budgets that were measured apart, each its own, at its share of the
-    rate, which keeps the whole report's at or below it."""
+    rate. Where they have too few runs for that share, the whole report's rate is above the one
+    asked for; either way the one stated is that of the whole report."""
     if not budgets:
         return []
     try:
         return [joint_threshold(budgets, modes)] * len(budgets)
     except ValueError:
         share = FALSE_ALARM_RATE / len(budgets)
-        return [budget.threshold(modes, share) for budget in budgets]
+        apart = [budget.threshold(modes, share) for budget in budgets]
+        rate = _of_any([threshold.rate for threshold in apart])
+        confident = _of_any([threshold.confident_rate for threshold in apart])
+        return [replace(one, rate=rate, confident_rate=confident) for one in apart]
+
+
+def _of_any(rates: Sequence[float]) -> float:
+    """The chance that at least one of independent events happens."""
+    return 1 - math.prod(1 - rate for rate in rates)
 
 
 def _window(answer: Answer) -> Seen:

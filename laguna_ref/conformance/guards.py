@@ -10,6 +10,7 @@ import numpy as np
 
 from laguna_ref.conformance.inputs import DumpLike, GoldenLike
 from laguna_ref.conformance.precision import Precision, precision_by_name
+from laguna_ref.errors import InputError
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 
@@ -44,15 +45,36 @@ def other_prompt(golden: GoldenLike, dump: DumpLike) -> str | None:
 
 def other_config(raw: Mapping[str, Any], dump: DumpLike) -> str | None:
     """The first key of the dump's own config that contradicts the model's, or None."""
-    theirs = dump.meta.get("config")
-    if isinstance(theirs, str):
-        try:
-            theirs = json.loads(theirs)
-        except ValueError:
-            return "the dump's config is not JSON"
-    if not isinstance(theirs, dict):
+    try:
+        theirs = stated_config(dump.meta)
+    except InputError as problem:
+        return f"the dump's config is {problem.message}"
+    return None if theirs is None else _contradiction(raw, theirs, "")
+
+
+def stated_config(meta: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The ``config`` of a dump's metadata, None without; raises InputError."""
+    stated = meta.get("config")
+    if stated is None or stated == "":
         return None
-    return _contradiction(raw, theirs, "")
+    try:
+        config = json.loads(stated) if isinstance(stated, str) else stated
+    except ValueError as problem:
+        raise InputError("not JSON", key="config", found=stated) from problem
+    if not isinstance(config, Mapping):
+        raise InputError("no object of JSON", key="config", found=stated)
+    return config
+
+
+def stated_k(meta: Mapping[str, Any]) -> int | None:
+    """The ``logprobs_k`` of a dump's metadata, None without; raises InputError."""
+    stated = meta.get("logprobs_k")
+    if stated is None or stated == "":
+        return None
+    if not str(stated).isdecimal() or int(stated) < 1:
+        raise InputError("no number of tokens", key="logprobs_k", expected="1, 2, 3, ...",
+                         found=stated)  # fmt: skip
+    return int(stated)
 
 
 def _contradiction(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str) -> str | None:
@@ -85,11 +107,16 @@ def declared_precision(dump: DumpLike) -> Precision | None:
     stated = dump.meta.get("precision")
     if stated is None or stated == "":
         return None
-    if isinstance(stated, str) and stated.lstrip().startswith("{"):
-        stated = json.loads(stated)
-    if isinstance(stated, str):
-        return precision_by_name(stated)
-    return Precision.from_json(dict(stated))
+    text = stated
+    try:
+        if isinstance(stated, str) and stated.lstrip().startswith("{"):
+            stated = json.loads(stated)
+        if isinstance(stated, str):
+            return precision_by_name(stated)
+        return Precision.from_json(dict(stated))
+    except (TypeError, ValueError) as problem:
+        raise InputError("neither a preset nor an object of JSON", key="precision",
+                         expected="see docs/report-format.md", found=text) from problem  # fmt: skip
 
 
 def not_finite(points: Mapping[str, Array]) -> tuple[str, int, tuple[int, ...]] | None:
@@ -104,14 +131,18 @@ def not_finite(points: Mapping[str, Array]) -> tuple[str, int, tuple[int, ...]] 
     return None
 
 
-def bad_choice(ids: Array, tokens: int, top_k: int, experts: int) -> str | None:
-    """Why ids [T, K] are no choice of experts, or None."""
-    if ids.shape != (tokens, top_k):
-        return f"has shape {list(ids.shape)}, expected {[tokens, top_k]}"
-    if ids.min() < 0 or ids.max() >= experts:
-        return f"names expert {int(ids.max())} of {experts}"
+def bad_choice(ids: Array, top_k: int, experts: int) -> tuple[int, str] | None:
+    """The first token at which ids [T, K] are no choice of experts, and why; None if they are."""
+    if ids.shape[1:] != (top_k,):
+        return 0, f"has shape {list(ids.shape)}, expected {[len(ids), top_k]}"
+    outside = (ids < 0) | (ids >= experts)
+    if outside.any():
+        token, place = (int(i) for i in np.argwhere(outside)[0])
+        named = int(ids[token, place])
+        return token, f"names expert {named} at token {token}, expected 0 to {experts - 1}"
     ordered = np.sort(ids, axis=1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    twice = ordered[:, 1:] == ordered[:, :-1]
     if twice.any():
-        return f"names an expert twice at token {int(np.argmax(twice))}"
+        token, place = (int(i) for i in np.argwhere(twice)[0])
+        return token, f"names expert {int(ordered[token, place])} twice at token {token}"
     return None

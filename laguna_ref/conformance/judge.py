@@ -16,6 +16,7 @@ from laguna_ref.conformance import (
     routing,
     statistics,
 )
+from laguna_ref.conformance.asking import Answer
 from laguna_ref.conformance.budget import FALSE_ALARM_RATE, Budget, Threshold
 from laguna_ref.conformance.comparisons import Comparisons, Key, Oracle, compare, has_routing
 from laguna_ref.conformance.inputs import DumpLike, GoldenLike, logits_of, points_of
@@ -34,6 +35,7 @@ from laguna_ref.conformance.report import (
     RoutingResult,
 )
 from laguna_ref.conformance.variations import truth_of
+from laguna_ref.golden.dump import execution_order
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 from laguna_ref.ops.router import choose, margins, scores_of
@@ -54,7 +56,8 @@ def judge(
     only what the golden itself holds is compared. ``threshold``: that of a set of cases judged
     together (``budget.joint_threshold``), instead of this case's own. ``partial_budget``: of a
     dump that declares log-probabilities (else measured when one comes). Raises InputError for a
-    precision nobody knows and ValueError for a budget of another schema.
+    precision nobody knows or a ``logprobs_k`` that is no number, and ValueError for a budget of
+    another schema.
     """
     report = _empty(golden, dump)
     problem = guards.other_prompt(golden, dump)
@@ -65,7 +68,8 @@ def judge(
     if problem is None and model is not None:
         problem = guards.other_semantics(golden, model)
     if problem is None and not points:
-        problem = "nothing to compare: the dump holds no trace point"
+        problem = f"nothing to compare: the {_what(dump)} holds no trace point"
+    guards.stated_k(dump.meta)  # what is no number is bad input
     if problem is None and partial_judge.is_partial(dump):
         return partial_judge.judge(
             golden, dump, report, model, false_alarm_rate=false_alarm_rate, threshold=threshold,
@@ -84,21 +88,23 @@ def judge(
     if declared is not None and declared != budget.precision:
         return _inconclusive(
             report,
-            f"the dump declares {declared}, the golden's budget is for {budget.precision}",
+            f"the {_what(dump)} declares {declared}, the golden's budget is for {budget.precision}",
         )
     report.judged_by |= {"precision": budget.precision.to_json(), "runs": budget.runs}
     bad = guards.not_finite(points)
     if bad is not None:
         return _no_number(report, bad, points)
     if model is None:
-        return _without_model(golden, points, budget, report, false_alarm_rate, threshold)
+        return _without_model(
+            golden, points, budget, report, false_alarm_rate, threshold, _what(dump)
+        )
     _, at = logits_of(golden)
     truth = truth_of(model, budget.precision, Matrices())
     oracle = Oracle(
         truth, np.asarray(golden.case.tokens), guards.positions_of(golden),
         None if at is None else np.asarray(at),
     )  # fmt: skip
-    return _Judgement(oracle, budget, report, false_alarm_rate, threshold).of(points)
+    return _Judgement(oracle, budget, report, false_alarm_rate, threshold, _what(dump)).of(points)
 
 
 @dataclass
@@ -110,6 +116,8 @@ class _Judgement:
     report: Report
     rate: float
     given: Threshold | None
+    what: str
+    """``dump`` or ``answer``, as the report calls it."""
     threshold: Threshold = field(init=False)
 
     def of(self, points: dict[str, Array]) -> Report:
@@ -141,7 +149,7 @@ class _Judgement:
         if replayable:
             report.routing = routing.contract(oracle, comparisons, self.budget, units)
         else:
-            report.left_out.append("replay and layers: the dump does not hold all routing")
+            report.left_out.append(f"replay and layers: the {self.what} does not hold all routing")
             contaminated = routing.contaminated(self.budget)
             report.routing = RoutingResult(contaminated=int(contaminated.sum()))
         report.plots = self._plots(comparisons, modes)
@@ -164,15 +172,16 @@ class _Judgement:
     def _routing(self, found: dict[str, Array]) -> dict[str, Array]:
         """Ids and weights follow from the router's logits where the dump has only those."""
         model, oracle = self.oracle.model, self.oracle
+        found = self._without_misshapen_routing(found)
         for layer in oracle.sparse_layers():
             at = f"model.layers.{layer}.mlp"
             gate, ids, weights = f"{at}.gate", f"{at}.topk_ids", f"{at}.topk_weights"
             rows = (len(oracle.tokens), model.config.num_experts)
             has_logits = gate in found and found[gate].shape == rows
             if ids in found:
-                problem = guards.bad_choice(found[ids], rows[0], model.router.top_k, rows[1])
-                if problem:
-                    return self._invalid_choice(found, layer, f"{ids} {problem}")
+                problem = guards.bad_choice(found[ids], model.router.top_k, rows[1])
+                if problem is not None:
+                    return self._invalid_choice(found, layer, *problem)
             if has_logits:
                 scores = scores_of(np.asarray(found[gate], np.float64), model.router.score_func)
                 if ids not in found and self._choice_is_clear(layer, found[gate]):
@@ -182,6 +191,21 @@ class _Judgement:
                     found[weights] = weights_of_chosen(found[ids], scores, model)
         return found
 
+    def _without_misshapen_routing(self, found: dict[str, Array]) -> dict[str, Array]:
+        """Names ids and weights that are not of this prompt; they cannot be replayed."""
+        kept = dict(found)
+        for point in (point for point in found if ".topk_" in point):
+            array, ids = found[point], found.get(point.replace("_weights", "_ids"))
+            if point.endswith("_ids") and array.dtype.kind not in "iu":
+                del kept[point]
+                self.report.mistakes.append(f"{point} holds {array.dtype}, expected integers")
+            elif len(array) != len(self.oracle.tokens) or array.ndim != 2 or (
+                ids is not None and len(ids) == len(array) and array.shape != ids.shape
+            ):  # fmt: skip
+                shape = (len(self.oracle.tokens), self.oracle.model.router.top_k)
+                self._drop(kept, point, array, shape)
+        return kept
+
     def _choice_is_clear(self, layer: int, logits: Array) -> bool:
         """Whether a backend with these router logits can have chosen in one way only."""
         scale = self.budget.scale(routing.deficit_key(layer, "added"))
@@ -189,31 +213,29 @@ class _Judgement:
         margin = margins(scores, self.oracle.model.router.top_k)
         return scale is not None and float(margin.min()) > scale
 
-    def _invalid_choice(self, found: dict[str, Array], layer: int, text: str) -> dict[str, Array]:
-        point = f"model.layers.{layer}.mlp.topk_ids"
-        self.report.verdict, self.report.reason = DIVERGES, text
+    def _invalid_choice(
+        self, found: dict[str, Array], layer: int, token: int, text: str
+    ) -> dict[str, Array]:
+        point, model = f"model.layers.{layer}.mlp.topk_ids", self.oracle.model
+        expected = f"{model.router.top_k} different experts, 0 to {model.config.num_experts - 1}"
+        self.report.verdict, self.report.reason = DIVERGES, f"{point} {text}"
         self.report.first_divergence = Divergence(
-            self.report.case, "deficit", point, layer, 0, None, None, None, "added",
-            "choice of experts", [], text, localise.command(self.oracle, point),
+            self.report.case, "deficit", point, layer, token, None, expected,
+            found[point][token].tolist(), "added", "choice of experts", [], text,
+            localise.command(self.oracle, point),
         )  # fmt: skip
         return found
 
     def _unlike(self, found: Mapping[str, Array], whole: Comparisons) -> list[str]:
         """Points of another shape than the oracle's, or outside the budget of a whole run."""
-        rows = len(self.oracle.tokens)
-        result = []
-        for point, array in found.items():
-            if ".topk_" in point:
-                outside = len(array) != rows
-            else:
-                outside = point in whole.misshapen or any(
-                    measured.value > self._limit(key)
-                    for key, measured in whole.values.items()
-                    if key.point == point and key.statistic == "l2"
-                )
-            if outside:
-                result.append(point)
-        return result
+        return [
+            point for point in found
+            if ".topk_" not in point and (point in whole.misshapen or any(
+                measured.value > self._limit(key)
+                for key, measured in whole.values.items()
+                if key.point == point and key.statistic == "l2"
+            ))
+        ]  # fmt: skip
 
     def _mended(
         self, found: dict[str, Array], unlike: list[str], replayable: bool
@@ -226,9 +248,6 @@ class _Judgement:
         mended = dict(found)
         for point in unlike:
             array = found[point]
-            if ".topk_" in point:
-                self._drop(mended, point, array, expected[point])
-                continue
             wanted = oracle.like(point, array, expected[point])
             view = expected if wanted is expected[point] else {**expected, point: wanted}
             mistake = mistakes.find(
@@ -242,13 +261,16 @@ class _Judgement:
                 else:
                     mended[point] = mistake.mended
             elif array.shape != wanted.shape and not _joined(array, wanted):
-                self._drop(mended, point, array, wanted)
+                self._drop(mended, point, array, wanted.shape)
+        self.report.mistakes.sort(key=lambda text: execution_order(text.partition(" ")[0]))
         return mended
 
-    def _drop(self, mended: dict[str, Array], point: str, array: Array, wanted: Array) -> None:
+    def _drop(
+        self, mended: dict[str, Array], point: str, array: Array, wanted: tuple[int, ...]
+    ) -> None:
         del mended[point]
         self.report.mistakes.append(
-            f"{point} has shape {list(array.shape)}, expected {list(wanted.shape)}"
+            f"{point} has shape {list(array.shape)}, expected {list(wanted)}"
         )
 
     def _inside(self, mode: str, point: str, found: Array, expected: Array) -> bool:
@@ -294,7 +316,7 @@ class _Judgement:
             )
             return report
         if report.mistakes:
-            return _inconclusive(report, f"the dump is mistaken: {report.mistakes[0]}")
+            return _inconclusive(report, f"the {self.what} is mistaken: {report.mistakes[0]}")
         if not report.points:
             return _inconclusive(report, "nothing was compared")
         if "lm_head" in report.missing:
@@ -303,7 +325,7 @@ class _Judgement:
             return _inconclusive(
                 report,
                 f"{int(contaminated.sum())} of {len(contaminated)} tokens follow, in most legal "
-                "runs, another choice of experts; a dump with its routing can be replayed",
+                "runs, another choice of experts; a trace with its routing can be replayed",
             )
         report.verdict = CONFORMING
         share = report.share_of_budget or 0.0
@@ -334,7 +356,7 @@ def _modes(oracle: Oracle, found: Mapping[str, Array], replayable: bool) -> tupl
 
 def _without_model(
     golden: GoldenLike, points: dict[str, Array], budget: Budget, report: Report, rate: float,
-    given: Threshold | None,
+    given: Threshold | None, what: str,
 ) -> Report:  # fmt: skip
     """Only the golden's own arrays: free comparisons, nothing replayed."""
     report.left_out.append("replay, added error and mistakes of the dump: no model was given")
@@ -372,7 +394,7 @@ def _without_model(
         report.reason = f"{first.point}, token {first.token}: {first.floor_units:,.3g} floor units"
         return report
     if report.mistakes:
-        return _inconclusive(report, f"the dump is mistaken: {report.mistakes[0]}")
+        return _inconclusive(report, f"the {what} is mistaken: {report.mistakes[0]}")
     if not report.points or "lm_head" not in points:
         return _inconclusive(
             report, "missing: lm_head" if report.points else "nothing was compared"
@@ -381,6 +403,11 @@ def _without_model(
         return _inconclusive(report, f"{int(contaminated.sum())} tokens contaminated, no replay")
     report.verdict, report.reason = CONFORMING, f"{len(report.points)} comparisons"
     return report
+
+
+def _what(dump: DumpLike) -> str:
+    """A running backend wrote no dump."""
+    return "answer" if isinstance(dump, Answer) and not dump.recorded else "dump"
 
 
 def _empty(golden: GoldenLike, dump: DumpLike) -> Report:

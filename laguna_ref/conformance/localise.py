@@ -10,6 +10,7 @@ import numpy as np
 from laguna_ref.conformance.budget import Budget
 from laguna_ref.conformance.comparisons import MODES, Comparisons, Key, Oracle
 from laguna_ref.conformance.report import Divergence, PointResult
+from laguna_ref.load import EMBEDDED
 from laguna_ref.numerics import Array
 
 
@@ -96,8 +97,10 @@ def divergence(
 def command(oracle: Oracle, point: str) -> str:
     """Writes the oracle's own values of a point to a file."""
     tokens = ",".join(str(token) for token in oracle.tokens.tolist())
+    path = oracle.model.checkpoint.path
+    own = path.resolve() == EMBEDDED.resolve()  # the default, which lies elsewhere for a reader
     return (
-        f"laguna-ref trace --model {oracle.model.checkpoint.path} --numerics float64"
+        f"laguna-ref trace {'' if own else f'--model {path} '}--numerics float64"
         f" --token-ids {tokens} --no-bos --point {point} --out expected.safetensors"
     )
 

@@ -24,11 +24,12 @@ def print_report(report: Report, console: Console) -> None:
     console.print(line, soft_wrap=True)
     first = report.first_divergence
     if first is not None:
-        units = "not a number" if first.floor_units is None else f"{first.floor_units:,.3g}"
+        units = "" if first.floor_units is None else f"{first.floor_units:,.3g} floor units "
+        place = f" at {first.index}" if first.index else ""
         rows = [
             ("first divergence", f"{first.point} ({first.operation}), token {first.token}"),
-            ("error", f"{units} floor units ({first.statistic}, {first.mode})"),
-            ("expected", f"{first.expected} at {first.index}"),
+            ("error", f"{units}({first.statistic}, {first.mode})" if units else ""),
+            ("expected", f"{first.expected}{place}"),
             ("found", f"{first.found}"),
             ("", first.detail),
             ("reproduce", first.reproduce),
@@ -59,7 +60,7 @@ def print_report(report: Report, console: Console) -> None:
             f"not normalised in {r.not_normalised}", soft_wrap=True,
         )  # fmt: skip
     for title, lines in (
-        ("mistake of the dump", report.mistakes),
+        ("mistaken", report.mistakes),
         ("missing", report.missing),
         ("left out", report.left_out),
     ):

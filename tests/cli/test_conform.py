@@ -42,6 +42,13 @@ def test_json_and_page(run: Run, tmp_path: Path) -> None:
     assert "<svg" in page.read_text("utf-8")
 
 
+def test_a_port_that_ends_the_program_is_reported(run: Run) -> None:
+    done = run("conform", f"python:{HERE}:exits_when_asked", *FEW, "--examples", "1", "--json",
+               code=3)  # fmt: skip
+    raw = json.loads(done.stdout)
+    assert {law["status"] for law in raw["laws"]} == {"not applicable"}
+
+
 def test_laws_are_put_to_it_and_stand_in_the_report(run: Run) -> None:
     done = run("conform", "oracle", *FEW, "--examples", "1", "--json")
     raw = json.loads(done.stdout)
@@ -75,6 +82,8 @@ def test_laws_are_put_where_only_a_window_is_shown(run: Run) -> None:
     [
         (("nobody",), "unknown backend"),
         ((f"python:{HERE}:nothing",), "no such function"),
+        ((f"python:{HERE}:that_raises",), "the factory failed: RuntimeError: no licence"),
+        ((f"python:{HERE}:with_an_unknown_option",), "unknown option of its oracle"),
         (("oracle", "--case", "nothing"), "no such case"),
         (("oracle", "--html", "/no/such/folder/x.html"), "no such folder"),
         (("openai:nowhere",), "needs a URL"),

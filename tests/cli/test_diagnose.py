@@ -26,6 +26,13 @@ def test_a_dump_is_named(run: Run, tmp_path: Path) -> None:
     assert {"fault", "explained", "parameters", "point", "references"} <= set(found["causes"][0])
 
 
+def test_a_factory_that_raises_is_one_line(run: Run) -> None:
+    factory = "python:tests.conformance.factories:that_raises"
+    assert "RuntimeError: no licence" in run("diagnose", factory, code=2).stderr
+    error = json.loads(run("diagnose", factory, "--json", code=2).stdout)["error"]
+    assert error["key"] == factory
+
+
 def test_an_unknown_backend_is_one_line(run: Run) -> None:
     done = run("diagnose", "nobody", code=2)
     assert "unknown backend" in done.stderr

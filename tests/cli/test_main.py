@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import laguna_ref
 from laguna_ref import checkpoint
 from laguna_ref.cli import COMMANDS, main
-from laguna_ref.cli.errors import BROKEN_PIPE, INTERRUPTED
+from laguna_ref.cli.errors import BROKEN_PIPE, INTERRUPTED, UNFORESEEN
 from laguna_ref.engines import ENGINES
 from laguna_ref.load import KV_CACHE_MODES
 from laguna_ref.numerics import DEQUANT, NUMERICS
@@ -176,6 +176,28 @@ def test_skip_layers_that_are_not_there(run: Run, model: Path, value: str) -> No
     flag = f"--kv-cache-dtype-skip-layers={value}"
     error = run("logits", *IDS, "--model", model, flag, code=2).stderr
     assert "indices 0 to 2, ranges or sliding_window" in error
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("a defect"), SystemExit("a defect")])
+def test_what_nobody_foresaw_is_no_verdict(
+    model: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException
+) -> None:
+    """Code 1 says that something was judged and is wrong."""
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise problem
+
+    monkeypatch.setattr(laguna_ref.Laguna, "__call__", failing)
+    arguments = ["generate", *IDS, "--model", str(model)]
+    done = CliRunner().invoke(main, arguments)
+    assert (done.exit_code, done.stdout) == (UNFORESEEN, "")
+    assert "Traceback" in done.stderr
+    assert "a defect" in done.stderr
+    done = CliRunner().invoke(main, [*arguments, "--json"])
+    assert done.exit_code == UNFORESEEN
+    error = json.loads(done.stdout)["error"]
+    assert set(error) == ERROR_KEYS
+    assert (error["type"], error["message"]) == (type(problem).__name__, "a defect")
 
 
 def test_an_interrupt_is_quiet(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,48 @@ def without_its_trace(folder: Path) -> Any:
     return SimpleNamespace(name="lame", capabilities=("trace",), logits=len)
 
 
+def that_raises(folder: Path) -> Any:
+    raise RuntimeError("no\nlicence")
+
+
+def that_exits(folder: Path) -> Any:
+    raise SystemExit(0)
+
+
+def exits_when_asked(folder: Path) -> Any:
+    """In every member."""
+
+    def logits(tokens: Sequence[int]) -> Any:
+        raise SystemExit(0)
+
+    return SimpleNamespace(
+        name="exits_when_asked", capabilities=("batch",), logits=logits, batch=logits
+    )
+
+
+def with_an_unknown_option(folder: Path) -> Any:
+    backend = of_logits(folder)
+    backend.oracle = {"wat": 1}
+    return backend
+
+
+def tracing(value: Any) -> Any:
+    """A trace with something in it that is no array."""
+
+    def trace(tokens: Sequence[int], points: Sequence[str]) -> Any:
+        return {"model.norm": value}
+
+    return SimpleNamespace(name="tracing", capabilities=("trace",), logits=None, trace=trace)
+
+
+def tracing_none(folder: Path) -> Any:
+    return tracing(None)
+
+
+def tracing_a_number(folder: Path) -> Any:
+    return tracing(np.float32(3))
+
+
 def transposed(folder: Path) -> Any:
     inner = good(folder)
     return SimpleNamespace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,11 @@ from laguna_ref.conformance import budget_cache
 from laguna_ref.conformance.adapters.dump_folder import DumpBackend
 from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
 from laguna_ref.conformance.backend import BackendDiedError
-from laguna_ref.conformance.conform import conform, oracle_of
+from laguna_ref.conformance.budget import FALSE_ALARM_RATE, Budget
+from laguna_ref.conformance.comparisons import MODES
+from laguna_ref.conformance.conform import _thresholds, conform, oracle_of
 from laguna_ref.conformance.conform_report import ConformReport
+from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.conformance.prepared import Prepared, chosen, prepared
 from laguna_ref.conformance.report import Report
 from laguna_ref.conformance.sources import ROOT, files_of
@@ -107,6 +111,33 @@ def test_a_budget_is_measured_once(
     assert any("noise of case 1 of 1, one-token" in what for what in said)
 
 
+def budget_with_seed(seed: int, held_out: int) -> Budget:
+    maxima = np.random.default_rng(seed).random((held_out, len(MODES)))
+    none = np.zeros(0)
+    return Budget(PRESETS["float32"], (), none, maxima, none, none, held_out + 100, seed)
+
+
+@pytest.mark.parametrize("held_out", [300, 3000])
+def test_budgets_measured_apart_state_the_rate_of_the_whole_report(held_out: int) -> None:
+    budgets = [budget_with_seed(seed, held_out) for seed in range(14)]
+    thresholds = _thresholds(budgets, ["logits"])
+    alone = [budget.threshold(["logits"], 0.01 / 14) for budget in budgets]
+    assert [t.floor_units for t in thresholds] == [t.floor_units for t in alone]
+    assert len({(t.rate, t.confident_rate) for t in thresholds}) == 1
+    assert thresholds[0].rate == pytest.approx(1 - (held_out / (held_out + 1)) ** 14, rel=1e-9)
+    sure = 1 - math.prod(1 - t.confident_rate for t in alone)
+    assert thresholds[0].confident_rate == pytest.approx(sure, rel=1e-9)
+    assert sure > thresholds[0].rate > alone[0].rate
+    if held_out == 300:
+        assert thresholds[0].rate > 4 * FALSE_ALARM_RATE
+
+
+def test_budgets_of_one_seed_share_a_threshold() -> None:
+    thresholds = _thresholds([budget_with_seed(3, 300)] * 14, ["logits"])
+    assert len(set(thresholds)) == 1
+    assert thresholds[0].rate <= FALSE_ALARM_RATE
+
+
 def test_a_damaged_file_of_the_cache_is_measured_anew(cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "k.safetensors").write_bytes(b"nothing")
@@ -134,6 +165,28 @@ def test_one_case_that_fails_is_inconclusive_and_the_others_are_judged(
     assert [case.verdict for case in report.cases] == ["conforming", "inconclusive"]
     assert report.cases[1].reason == "the backend failed: RuntimeError: out of memory"
     assert (report.verdict, report.exit_code) == ("inconclusive", 3)
+
+
+@pytest.mark.parametrize("value", [None, np.float32(3), np.zeros((0, 3)), np.array("x")])
+def test_a_trace_of_no_numbers_is_inconclusive(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], value: Any
+) -> None:
+    report = put(factories.tracing(value), oracle, cases)
+    assert report.verdict == "inconclusive"
+    assert "the backend failed: BackendError: model.norm" in report.reason
+
+
+def test_one_that_ends_the_program_has_failed_and_the_others_are_judged(
+    oracle: laguna_ref.Laguna, cases: list[Prepared]
+) -> None:
+    report = put(factories.exits_when_asked(EMBEDDED), oracle, cases)
+    assert report.verdict == "inconclusive"
+    assert report.cases[0].reason == "the backend failed: SystemExit: 0"
+
+
+def test_an_option_that_no_oracle_has_is_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown option of its oracle.*found 1"):
+        oracle_of(factories.with_an_unknown_option(EMBEDDED), None)
 
 
 def test_one_that_dies_is_asked_no_more(oracle: laguna_ref.Laguna, cases: list[Prepared]) -> None:
@@ -192,6 +245,62 @@ def test_a_folder_of_dumps_is_judged_where_there_is_a_dump(
     report = put(DumpBackend(tmp_path), oracle, cases)
     assert report.verdict == "conforming", report.reason
     assert report.left_out == ["one-token: no dump of this prompt"]
+
+
+def dumped(folder: Path, case: Prepared, lm_head: Any, **meta: str) -> DumpBackend:
+    tokens = np.array(case.case.tokens)
+    arrays = {"tokens": tokens, "positions": np.arange(len(tokens)), "lm_head": lm_head}
+    save_file(arrays, folder / "x.safetensors", metadata=meta)
+    return DumpBackend(folder)
+
+
+def test_a_dump_of_another_config_is_inconclusive(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], tmp_path: Path
+) -> None:
+    logits = factories.good(EMBEDDED).logits(cases[0].case.tokens)
+    raw = oracle.config.to_dict()
+    for eps, verdict in ((raw["rms_norm_eps"], "conforming"), (1e-5, "inconclusive")):
+        config = json.dumps(raw | {"rms_norm_eps": eps})
+        report = put(dumped(tmp_path, cases[0], logits, config=config), oracle, cases)
+        assert report.verdict == verdict, report.reason
+        assert report.to_json()["backend"]["config"]["rms_norm_eps"] == eps
+    assert "another config: rms_norm_eps is 1e-05" in report.reason
+
+
+def test_a_dump_says_how_many_were_asked_for(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], tmp_path: Path
+) -> None:
+    """Not stated, one of the five might be the token that came next."""
+    shown = factories.likeliest(factories.good(EMBEDDED).logits(cases[0].case.tokens), 5)
+    for stated, k in (({}, 4), ({"logprobs_k": "5"}, 5)):
+        backend = dumped(tmp_path, cases[0], shown, logits="logprobs", **stated)
+        report = put(backend, oracle, cases)
+        assert report.verdict == "conforming", report.reason
+        assert report.cases[0].judged_by["logprobs_k"] == k
+
+
+def test_a_mistake_is_one_of_the_answer_or_of_the_dump(
+    oracle: laguna_ref.Laguna, cases: list[Prepared], tmp_path: Path
+) -> None:
+    """A row short everywhere, routing too; of the answer where a backend was asked."""
+    one = cases[1:]
+    tokens = list(one[0].case.tokens)
+    trace = factories.good(EMBEDDED).trace(tokens, ["*"])
+    short = {name: array[:-1] for name, array in trace.items()}
+    live = factories.tracing(None)
+    live.trace = lambda tokens, points: short
+    arrays = {"tokens": np.array(tokens), "positions": np.arange(len(tokens)), **short}
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, tmp_path / "x.safetensors")
+    for backend, what in ((live, "answer"), (DumpBackend(tmp_path), "dump")):
+        report = put(backend, oracle, one)
+        assert report.verdict == "inconclusive", report.reason
+        assert report.cases[0].reason.startswith(
+            f"the {what} is mistaken: model.embed_tokens has shape ["
+        )
+        other = {"answer": "dump", "dump": "answer"}[what]
+        text = io.StringIO()
+        report.cases[0].print(Console(file=text, width=160))
+        assert f" {other} " not in text.getvalue()
 
 
 def test_a_float_cache_is_judged_as_one(cases: list[Prepared]) -> None:

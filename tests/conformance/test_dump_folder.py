@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from laguna_ref.conformance.adapters import opener
 from laguna_ref.conformance.adapters.dump_folder import DumpBackend
-from laguna_ref.conformance.backend import BackendError
+from laguna_ref.conformance.backend import BackendError, describe
 from laguna_ref.load import EMBEDDED
 
 TOKENS = np.array([2, 381, 694], np.int64)
@@ -58,6 +58,31 @@ def test_folders_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     dumped(tmp_path, "b", TOKENS)
     with pytest.raises(BackendError, match="two dumps of one prompt"):
         opener(f"dump:{tmp_path}")
+
+
+@pytest.mark.parametrize("text", ['{"activations": ', '{"options": 5}', "float31"])
+def test_a_precision_that_makes_no_sense_names_the_file(tmp_path: Path, text: str) -> None:
+    dumped(tmp_path, "a", TOKENS, precision=text)
+    with pytest.raises(BackendError, match=r"a.safetensors: precision: "):
+        opener(f"dump:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("logprobs_k", "five"), ("logprobs_k", "0"), ("config", "{"), ("config", "[3]")],
+)
+def test_metadata_that_make_no_sense_name_file_and_key(tmp_path: Path, key: str, text: str) -> None:
+    dumped(tmp_path, "a", TOKENS, **{key: text})
+    with pytest.raises(BackendError, match=rf"a.safetensors: {key}: "):
+        opener(f"dump:{tmp_path}")
+
+
+def test_what_a_dump_states_is_told(tmp_path: Path) -> None:
+    dumped(tmp_path, "a", TOKENS, logits="logprobs", logprobs_k="5", config='{"vocab_size": 5}')
+    backend = of(tmp_path)
+    assert (backend.logits_kind, backend.logprobs_k) == ("logprobs", 5)
+    assert backend.config == {"vocab_size": 5}
+    assert describe(backend)["config"] == {"vocab_size": 5}
 
 
 def test_dumps_must_agree_on_the_precision(tmp_path: Path) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from laguna_ref.conformance import localise
+from laguna_ref.conformance.comparisons import Oracle
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.report import Report
-from laguna_ref.load import load
+from laguna_ref.errors import InputError
+from laguna_ref.load import EMBEDDED, load
 from tests.conformance.samples import (
     Dump,
     Golden,
@@ -92,6 +97,21 @@ def test_another_config_is_inconclusive(golden: Golden, dump: Dump) -> None:
     assert "rms_norm_eps" in report.reason
 
 
+def test_a_config_that_is_no_object_is_inconclusive(golden: Golden, dump: Dump) -> None:
+    for text in ("{", "[]"):
+        report = judged(golden, replace(dump, meta={"config": text}))
+        assert report.verdict == "inconclusive"
+        assert "the dump's config is no" in report.reason
+
+
+def test_a_number_of_log_probabilities_that_is_none_is_bad_input(
+    golden: Golden, dump: Dump
+) -> None:
+    meta = {"logits": "logprobs", "logprobs_k": "five"}
+    with pytest.raises(InputError, match="logprobs_k: no number of tokens"):
+        judged(golden, replace(dump, meta=meta))
+
+
 def test_another_precision_is_inconclusive(golden: Golden, dump: Dump) -> None:
     report = judged(golden, replace(dump, meta={"precision": "bfloat16"}))
     assert report.verdict == "inconclusive"
@@ -132,7 +152,25 @@ def test_an_expert_chosen_twice_diverges(golden: Golden, dump: Dump) -> None:
     ids[7] = ids[7][0]
     report = judged(golden, dump.changed(**{name: ids}))
     assert report.verdict == "diverges"
-    assert "twice at token 7" in report.reason
+    assert f"names expert {ids[7, 0]} twice at token 7" in report.reason
+
+
+def test_an_expert_that_does_not_exist_is_named_with_its_token(golden: Golden, dump: Dump) -> None:
+    name = "model.layers.4.mlp.topk_ids"
+    ids = dump.points[name].copy()
+    ids[7] = np.arange(len(ids[7])) + 2
+    ids[7, 0] = -1
+    report = judged(golden, dump.changed(**{name: ids}))
+    assert report.verdict == "diverges"
+    assert report.reason == f"{name} names expert -1 at token 7, expected 0 to 15"
+    first = report.first_divergence
+    assert first is not None
+    assert (first.token, first.found) == (7, ids[7].tolist())
+    text = io.StringIO()
+    report.print(Console(file=text, width=160))
+    assert "None" not in text.getvalue().partition("judged by")[0]
+    assert "number" not in text.getvalue()
+    assert f"different experts, 0 to 15\n  found             {ids[7].tolist()}" in text.getvalue()
 
 
 # Mistakes of the dump: named, and never a pass.
@@ -179,6 +217,36 @@ def test_hidden_state_after_the_norm(golden: Golden, dump: Dump) -> None:
 def test_another_shape_is_a_mistake(golden: Golden, dump: Dump) -> None:
     name = "model.layers.3.mlp"
     mistaken(golden, dump, "has shape [24, 64]", **{name: dump.points[name][:, :64]})
+
+
+def test_a_row_short_everywhere_is_a_mistake(golden: Golden, dump: Dump) -> None:
+    short = {name: array[:-1] for name, array in dump.points.items()}
+    width = short["model.embed_tokens"].shape[1]
+    report = judged(golden, replace(dump, points=short))
+    assert report.verdict == "inconclusive", report.reason
+    said = f"model.embed_tokens has shape [23, {width}], expected [24, {width}]"
+    assert report.mistakes[0] == said
+    assert report.reason.endswith(said)
+    assert any("topk_ids has shape" in mistake for mistake in report.mistakes)
+
+
+@pytest.mark.parametrize("part", ["ids", "weights"])
+def test_routing_a_row_short_is_a_mistake(golden: Golden, dump: Dump, part: str) -> None:
+    name = f"model.layers.4.mlp.topk_{part}"
+    mistaken(golden, dump, f"{name} has shape [23, ", **{name: dump.points[name][1:]})
+
+
+def test_ids_that_are_no_integers_are_a_mistake(golden: Golden, dump: Dump) -> None:
+    name = "model.layers.4.mlp.topk_ids"
+    ids = dump.points[name].astype(np.float32)
+    mistaken(golden, dump, f"{name} holds float32, expected integers", **{name: ids})
+
+
+def test_another_number_of_experts_a_token_diverges(golden: Golden, dump: Dump) -> None:
+    name = "model.layers.4.mlp.topk_ids"
+    report = judged(golden, dump.changed(**{name: dump.points[name][:, :1]}))
+    assert report.verdict == "diverges"
+    assert f"{name} has shape [24, 1], expected [24, " in report.reason
 
 
 def test_joined_heads_are_no_mistake(golden: Golden, dump: Dump) -> None:
@@ -283,7 +351,17 @@ def test_the_table_says_what_and_where(golden: Golden, dump: Dump) -> None:
     text = io.StringIO()
     report.print(Console(file=text, width=160))
     assert f"first divergence  {name} (rms_norm)" in text.getvalue()
-    assert "laguna-ref trace" in text.getvalue()
+    assert "laguna-ref trace --numerics float64 --token-ids " in text.getvalue()
+
+
+def test_another_checkpoint_is_named_in_the_command_and_the_embedded_one_is_not(
+    tmp_path: Path,
+) -> None:
+    copied = shutil.copytree(EMBEDDED, tmp_path / "model")
+    for path, model in ((None, ""), (copied, f"--model {copied} ")):
+        oracle = Oracle(load(path, engine="numpy"), np.array([2]), np.array([0]))
+        said = localise.command(oracle, "lm_head")
+        assert said.startswith(f"laguna-ref trace {model}--numerics float64")
 
 
 def test_the_page_stands_alone(golden: Golden, dump: Dump) -> None:

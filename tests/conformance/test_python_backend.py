@@ -87,6 +87,43 @@ def test_logits_are_looked_at(factory: str, said: str) -> None:
         opened(factory).logits([2, 381])
 
 
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [("that_raises", "RuntimeError: no licence"), ("that_exits", "factory failed: SystemExit: 0")],
+)
+def test_a_factory_that_fails_is_one_line(factory: str, said: str) -> None:
+    with pytest.raises(BackendError, match=said) as caught:
+        opened(factory)
+    assert f"python:{HERE}:{factory}" in str(caught.value)
+
+
+def test_a_module_that_ends_the_program_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_script.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(BackendError, match="cannot be imported: SystemExit: 0"):
+        opener("python:a_script:make")
+
+
+def test_a_port_that_ends_the_program_has_failed_to_answer() -> None:
+    backend = opened("exits_when_asked")
+    with pytest.raises(BackendError, match=r"sys.exit\(0\)"):
+        backend.logits([2, 381])
+    with pytest.raises(BackendError, match=r"sys.exit\(0\)"):
+        backend.batch([[2, 381]])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [("tracing_none", "found NoneType"), ("tracing_a_number", r"wrong shape.*found \[\]")],
+)
+def test_every_value_of_a_trace_is_looked_at(factory: str, said: str) -> None:
+    with pytest.raises(BackendError, match=f"model.norm: .*{said}"):
+        opened(factory).trace([2, 381], ["model.norm"])  # type: ignore[attr-defined]
+
+
 def test_logits_pass_through_unchanged() -> None:
     tokens = [2, 381, 694]
     assert np.array_equal(opened("of_logits").logits(tokens), opened("good").logits(tokens))

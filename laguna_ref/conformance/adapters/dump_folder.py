@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from laguna_ref.conformance import guards
 from laguna_ref.conformance.backend import BackendError, Opener
 from laguna_ref.conformance.inputs import points_of
+from laguna_ref.errors import InputError
 from laguna_ref.golden.dump import Dump, read_dump
 from laguna_ref.golden.golden_file import SUFFIX
 from laguna_ref.numerics import Array
@@ -35,6 +37,8 @@ class DumpBackend:
         metas = [dump.meta for _, dump in self._dumps.values()]
         self.version = _common(metas, "version")
         self.logits_kind = _common(metas, "logits")
+        self.config = guards.stated_config({"config": _common(metas, "config")})
+        self.logprobs_k = guards.stated_k({"logprobs_k": _common(metas, "logprobs_k")})
         stated = _common(metas, "precision")
         if stated is not None:
             self.precision = stated
@@ -83,10 +87,12 @@ def opener(argument: str | None) -> Opener:
 
 
 def _by_prompt(folder: Path) -> dict[Prompt, tuple[Path, Dump]]:
-    """Raises DumpError for a file that is no dump, BackendError for two of one prompt."""
+    """Raises DumpError for a file that is no dump, BackendError for two of one prompt or for
+    metadata that make no sense."""
     found: dict[Prompt, tuple[Path, Dump]] = {}
     for path in [folder] if folder.is_file() else sorted(folder.glob(f"*{SUFFIX}")):
         dump = read_dump(path, finite=False)  # what is no number is the judge's to find
+        _check(path, dump)
         prompt = _prompt(dump.tokens.tolist(), dump.positions.tolist())
         if prompt in found:
             raise BackendError("two dumps of one prompt", key=str(path),
@@ -95,6 +101,17 @@ def _by_prompt(folder: Path) -> dict[Prompt, tuple[Path, Dump]]:
     if not found:
         raise BackendError("no dump in the folder", key=str(folder), expected=f"*{SUFFIX}")
     return found
+
+
+def _check(path: Path, dump: Dump) -> None:
+    """Raises BackendError, which names the file, for metadata that cannot be understood."""
+    try:
+        guards.declared_precision(dump)
+        guards.stated_config(dump.meta)
+        guards.stated_k(dump.meta)
+    except InputError as problem:
+        raise BackendError(problem.message, file=path, key=problem.key or "precision",
+                           expected=problem.expected, found=problem.found) from problem  # fmt: skip
 
 
 def _prompt(tokens: Sequence[int], positions: Sequence[int] | None) -> Prompt:

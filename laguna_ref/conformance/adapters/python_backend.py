@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from laguna_ref.config import LagunaConfig
+from laguna_ref.conformance.asking import of_numbers, one_line
 from laguna_ref.conformance.backend import Backend, BackendError, Opener, can
 from laguna_ref.numerics import Array
 
@@ -28,6 +29,7 @@ PROMISED = {
     "batch": ("batch",),
 }
 """Members that a capability promises."""
+PROMISED_CALLS = {member for members in PROMISED.values() for member in members}
 
 
 def opener(argument: str | None) -> Opener:
@@ -40,7 +42,11 @@ def opener(argument: str | None) -> Opener:
     takes_folder = _takes_an_argument(factory)
 
     def opened(folder: Path) -> Backend:
-        made = factory(folder) if takes_folder else factory()
+        try:
+            made = factory(folder) if takes_folder else factory()
+        except (Exception, SystemExit) as problem:  # whatever the port's own code raises
+            raise BackendError(f"the factory failed: {one_line(problem)}",
+                               key=f"python:{name}:{attribute}") from problem  # fmt: skip
         backend = CheckedBackend(_checked(made, f"{name}:{attribute}"), folder)
         backend.serves_one_model = not takes_folder
         return backend
@@ -61,7 +67,8 @@ class CheckedBackend:
         self._vocabulary = LagunaConfig.from_file(folder).vocab_size
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+        member = getattr(self._backend, name)
+        return _answered(member) if name in PROMISED_CALLS else member
 
     @property
     def name(self) -> str:
@@ -75,7 +82,7 @@ class CheckedBackend:
 
     def logits(self, tokens: Sequence[int], **options: Any) -> Array:
         """Its logits; raises BackendError unless they are numbers of shape [T, V]."""
-        array = np.asarray(self._backend.logits(tokens, **options))
+        array = np.asarray(_answered(self._backend.logits)(tokens, **options))
         expected = [len(tokens), self._vocabulary]
         if list(array.shape) != expected:
             raise BackendError(f"{self.name}: logits of the wrong shape", expected=expected,
@@ -87,12 +94,24 @@ class CheckedBackend:
 
     def trace(self, tokens: Sequence[int], points: Sequence[str], **options: Any) -> Any:
         """Its trace; raises BackendError unless it maps names to arrays."""
-        found = self._backend.trace(tokens, points, **options)
+        found = _answered(self._backend.trace)(tokens, points, **options)
         if not isinstance(found, Mapping):
             raise BackendError(f"{self.name}: trace returned the wrong type",
                                expected="a mapping of point to array",
                                found=type(found).__name__)  # fmt: skip
-        return {str(point): np.asarray(array) for point, array in found.items()}
+        return {str(point): of_numbers(str(point), array) for point, array in found.items()}
+
+
+def _answered(member: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but a port that ends the program has failed to answer, and nothing more."""
+
+    def called(*values: Any, **options: Any) -> Any:
+        try:
+            return member(*values, **options)
+        except SystemExit as problem:
+            raise BackendError(f"it called sys.exit({problem.code})") from problem
+
+    return called
 
 
 def _factory(name: str, attribute: str) -> Callable[..., Any]:
@@ -108,8 +127,8 @@ def _factory(name: str, attribute: str) -> Callable[..., Any]:
         raise BackendError("no such module", key=f"python:{name}",
                            expected="a module of the current folder or one installed",
                            found=name) from problem  # fmt: skip
-    except Exception as problem:  # whatever the module's own code raises
-        raise BackendError(f"module {name} cannot be imported: {type(problem).__name__}: {problem}",
+    except (Exception, SystemExit) as problem:  # whatever the module's own code raises
+        raise BackendError(f"module {name} cannot be imported: {one_line(problem)}",
                            key=f"python:{name}") from problem  # fmt: skip
     factory = getattr(module, attribute, None)
     if not callable(factory):
