@@ -46,7 +46,7 @@ def command(
     BACKEND as for conform; DUMP is one safetensors dump (docs/golden-format.md). Exit 0: nothing
     is wrong; 1: something is, named or unknown; 3: inconclusive.
     """
-    from laguna_ref.conformance.backend import describe, precision_of
+    from laguna_ref.conformance.backend import declared_precision, describe
     from laguna_ref.conformance.conform import oracle_of
     from laguna_ref.conformance.diagnosis.prompts import ask
     from laguna_ref.conformance.diagnosis.search import diagnose
@@ -54,8 +54,7 @@ def command(
 
     backend = _backend(name, model)
     oracle = oracle_of(backend, model, threads=threads, ignore_config_keys=ignore_config_key)
-    declared = stated_precision(precision or precision_of(backend))
-    assert declared is not None  # a backend that states nothing computes in the default
+    declared = stated_precision(precision) or declared_precision(backend)
     with steps(not as_json) as progress:
         progress("asking", 0, 1)
         asked = ask(backend, oracle.config)

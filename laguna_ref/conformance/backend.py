@@ -39,6 +39,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from laguna_ref.conformance.precision import Precision, precision_by_name, stated_precision
 from laguna_ref.errors import InputError
 from laguna_ref.numerics import Array
 
@@ -100,6 +101,11 @@ def can(backend: Backend, capability: str) -> bool:
 def precision_of(backend: Backend) -> str:
     """The declared precision."""
     return str(getattr(backend, "precision", DEFAULT_PRECISION))
+
+
+def declared_precision(backend: Backend) -> Precision:
+    """The same with its parts; raises InputError for one that nobody knows."""
+    return stated_precision(precision_of(backend)) or precision_by_name(DEFAULT_PRECISION)
 
 
 def oracle_options(backend: Backend) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from laguna_ref.conformance import budget_cache, guards, partial_budget, partial_judge
+from laguna_ref.conformance import budget_cache, partial_budget, partial_judge
 from laguna_ref.conformance.asking import Answer, Asker
 from laguna_ref.conformance.backend import (
     Backend,
     BackendError,
+    declared_precision,
     describe,
     oracle_options,
-    precision_of,
 )
 from laguna_ref.conformance.budget import (
     DEFAULT_RUNS,
@@ -36,7 +36,7 @@ from laguna_ref.conformance.conform_report import ConformReport
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.partial import Seen
 from laguna_ref.conformance.partial_budget import PartialBudget
-from laguna_ref.conformance.precision import Precision, precision_by_name
+from laguna_ref.conformance.precision import Precision
 from laguna_ref.conformance.prepared import Prepared
 from laguna_ref.conformance.report import DIVERGES, INCONCLUSIVE, Report
 from laguna_ref.load import load
@@ -128,8 +128,7 @@ class Conforming:
     @property
     def precision(self) -> Precision:
         """What the backend declares."""
-        declared = guards.declared_precision(_Declared({"precision": precision_of(self.backend)}))
-        return declared or precision_by_name("float32")
+        return declared_precision(self.backend)
 
     def _judge_whole(self, some: Sequence[tuple[Prepared, Answer]]) -> list[Report]:
         pairs = [(self._measured(case, at, len(some)), answer)
@@ -202,17 +201,6 @@ def modes_of(answer: Answer, sparse: Sequence[int]) -> tuple[str, ...]:
         for layer in sparse
     )
     return REPLAYABLE if routed else ("added", "free", "logits")
-
-
-@dataclass(frozen=True)
-class _Declared:
-    """Metadata alone, for a guard that looks at nothing else."""
-
-    meta: dict[str, Any]
-    tokens: Any = None
-    positions: Any = None
-    points: Any = None
-    routing: Any = None
 
 
 def _thresholds(budgets: Sequence[Budget], modes: Sequence[str]) -> list[Threshold]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from laguna_ref.conformance.inputs import DumpLike, GoldenLike
-from laguna_ref.conformance.precision import Precision, precision_by_name
+from laguna_ref.conformance.precision import Precision, stated_precision
 from laguna_ref.errors import InputError
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
@@ -104,19 +104,7 @@ def other_semantics(golden: GoldenLike, model: Laguna) -> str | None:
 
 def declared_precision(dump: DumpLike) -> Precision | None:
     """What the dump says its backend computes in; None if it says nothing. Raises InputError."""
-    stated = dump.meta.get("precision")
-    if stated is None or stated == "":
-        return None
-    text = stated
-    try:
-        if isinstance(stated, str) and stated.lstrip().startswith("{"):
-            stated = json.loads(stated)
-        if isinstance(stated, str):
-            return precision_by_name(stated)
-        return Precision.from_json(dict(stated))
-    except (TypeError, ValueError) as problem:
-        raise InputError("neither a preset nor an object of JSON", key="precision",
-                         expected="see docs/report-format.md", found=text) from problem  # fmt: skip
+    return stated_precision(dump.meta.get("precision"))
 
 
 def not_finite(points: Mapping[str, Array]) -> tuple[str, int, tuple[int, ...]] | None:

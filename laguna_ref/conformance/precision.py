@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,18 +90,18 @@ def stated_precision(stated: Any) -> Precision | None:
     """
     if stated is None or stated == "":
         return None
-    if isinstance(stated, str) and stated.lstrip().startswith("{"):
-        try:
+    text = stated
+    try:
+        if isinstance(stated, str) and stated.lstrip().startswith("{"):
             stated = json.loads(stated)
-        except json.JSONDecodeError as problem:
-            raise InputError(
-                f"a precision that is no JSON ({problem})", key="precision", found=stated
-            ) from problem
-    if isinstance(stated, str):
-        return precision_by_name(stated)
-    if not isinstance(stated, Mapping):
-        raise InputError("a precision is a name or an object", key="precision", found=stated)
-    return Precision.from_json(dict(stated))
+        if isinstance(stated, str):
+            return precision_by_name(stated)
+        return Precision.from_json(dict(stated))
+    except (TypeError, ValueError) as problem:
+        raise InputError(
+            "neither a preset nor an object of JSON", key="precision",
+            expected="see docs/report-format.md", found=text,
+        ) from problem  # fmt: skip
 
 
 def precision_by_name(name: str) -> Precision:

@@ -15,13 +15,12 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 
 from laguna_ref.conformance.asking import one_line
-from laguna_ref.conformance.backend import Backend, BackendError, Opener, can, precision_of
+from laguna_ref.conformance.backend import Backend, BackendError, Opener, can, declared_precision
 from laguna_ref.conformance.laws.case import Built, Case
 from laguna_ref.conformance.laws.example import Config, Example, to_blob
 from laguna_ref.conformance.laws.judging import Judge
 from laguna_ref.conformance.laws.law import Law, NothingToSayError, Setting
 from laguna_ref.conformance.laws.legal import LegalBackend
-from laguna_ref.conformance.precision import precision_by_name
 from laguna_ref.conformance.strategies import configs, fp8_cache
 from laguna_ref.errors import InputError, LagunaError
 from laguna_ref.model import Laguna
@@ -99,7 +98,7 @@ def make_bench(
         raise InputError("laws need a backend, or what opens one")
     probe, no_fp8 = (backend, None) if opener is None else _probe(opener, parent)
     assert probe is not None
-    precision = precision_by_name(precision_of(probe))
+    precision = declared_precision(probe)
     partial = getattr(probe, "logits_kind", None) == "logprobs"
     judges = Judge(precision, can(probe, "exact"), partial)
     if opener is None:
