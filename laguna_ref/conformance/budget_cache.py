@@ -35,10 +35,8 @@ SUFFIX = ".safetensors"
 MEASURING = "laguna_ref.conformance.partial_budget"
 """The module whose imports are all that a budget depends on; it imports ``budget``."""
 WAYS: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    ("float32", {"dequant": "exact", "kv_cache": "checkpoint"}),
     ("float32", {"dequant": "exact", "kv_cache": "float"}),
     ("bfloat16", {"dequant": "bf16", "kv_cache": "float"}),
-    ("bfloat16+fp8-kv", {"dequant": "bf16", "kv_cache": "checkpoint"}),
 )
 """Of the committed ones: a declared precision, and how the oracle that judges such a backend is
 loaded."""
