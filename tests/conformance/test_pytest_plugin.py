@@ -125,7 +125,7 @@ def test_what_fails_for_all_cases_is_not_tried_again(tmp_path: Path, cache: Path
     ("backend", "said"),
     [
         ("nobody", "unknown backend"),
-        (f"python:{HERE}:broken", "the backend cannot be opened: RuntimeError: no GPU"),
+        (f"python:{HERE}:broken", "the factory failed: RuntimeError: no GPU"),
         (f"python:{HERE}:of_another_precision", "unknown precision"),
     ],
 )
@@ -146,7 +146,8 @@ def test_laws_are_skipped_where_no_drawn_model_is_opened(tmp_path: Path, cache: 
     )  # fmt: skip
     assert code == 0, text
     assert "1 skipped" in text
-    assert "it opens no drawn model: RuntimeError: heads of 8" in text
+    assert "it opens no drawn model: " in text
+    assert "RuntimeError: heads of 8" in text
 
 
 def test_without_the_option_nothing_is_added_and_nothing_imported(
