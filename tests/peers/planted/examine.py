@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
-from unittest.mock import patch
 
 from laguna_ref.conformance.adapters import opener
 from laguna_ref.conformance.asking import Asker
 from laguna_ref.conformance.diagnosis.diagnosis import Diagnosis
-from laguna_ref.conformance.diagnosis.misfit import Evidence, Observation
+from laguna_ref.conformance.diagnosis.misfit import Floors, Observation
 from laguna_ref.conformance.diagnosis.prompts import drawn
 from laguna_ref.conformance.diagnosis.search import diagnose
 from laguna_ref.conformance.precision import PRESETS
@@ -21,6 +18,8 @@ from tests.peers.judged import oracle_of
 from tests.peers.planted.defect import Defect, planted
 
 PRECISION = PRESETS["float32"]
+FLOORS: dict[str, Floors] = {"float": {}, "fp8": {}}
+"""By cache: legal runs are of the oracle alone, and those of one prompt serve every defect."""
 ARGUMENTS = {"float": "transformers:float-cache", "fp8": "transformers"}
 
 
@@ -55,31 +54,7 @@ def diagnosed(defect: Defect, seen: list[Observation], way: str) -> Diagnosis:
     _, oracle = backend_and_oracle(defect.cache)
     if way == "logits":
         seen = [Observation(s.tokens, s.positions, {"lm_head": s.points["lm_head"]}) for s in seen]
-    with shared_noise():
-        return diagnose(oracle, seen, PRECISION)
-
-
-_NOISE: dict[Any, Any] = {}
-
-
-@contextmanager
-def shared_noise() -> Iterator[None]:
-    """Legal runs are of the oracle alone: those of one prompt serve every defect."""
-    measure = Evidence.measure
-
-    def once(self: Evidence, fitted: int, held_out: int) -> None:
-        key = (
-            id(self.prompt.model), self.observed.tokens.tobytes(),
-            self.observed.positions.tobytes(), tuple(sorted(self.observed.points)),
-            self.prompt.precision, self.way, fitted, held_out,
-        )  # fmt: skip
-        if key not in _NOISE:
-            measure(self, fitted, held_out)
-            _NOISE[key] = (self.floor, self.legal)
-        self.floor, self.legal = _NOISE[key]
-
-    with patch.object(Evidence, "measure", once):
-        yield
+    return diagnose(oracle, seen, PRECISION, floors=FLOORS[defect.cache])
 
 
 def ranked(diagnosis: Diagnosis, defect: Defect) -> int | None:
