@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -87,15 +87,14 @@ class ModelWeights:
 
 
 class Experts(Sequence[MLPWeights]):
-    """The routed experts of one layer; views are made when an expert is first used.
+    """The routed experts of one layer; each is made when it is first used, and kept.
 
     XS.2 has 9,984 experts of three weights each: making all the views takes longer than
     generating the first tokens.
     """
 
-    def __init__(self, checkpoint: Checkpoint, prefix: str, count: int) -> None:
-        self._checkpoint = checkpoint
-        self._prefix = prefix
+    def __init__(self, count: int, make: Callable[[int], MLPWeights]) -> None:
+        self._make = make
         self._made: list[MLPWeights | None] = [None] * count
 
     def __len__(self) -> int:
@@ -110,8 +109,7 @@ class Experts(Sequence[MLPWeights]):
             return [self[i] for i in range(*index.indices(len(self)))]
         made = self._made[index]
         if made is None:
-            expert = range(len(self))[index]
-            made = self._made[index] = read_mlp(self._checkpoint, f"{self._prefix}.{expert}")
+            made = self._made[index] = self._make(range(len(self))[index])
         return made
 
 
@@ -174,6 +172,9 @@ def _read_sparse_mlp(checkpoint: Checkpoint, prefix: str) -> SparseMLPWeights:
     return SparseMLPWeights(
         gate=checkpoint.weight(f"{prefix}.gate"),
         e_score_correction_bias=bias,
-        experts=Experts(checkpoint, f"{prefix}.experts", checkpoint.config.num_experts),
+        experts=Experts(
+            checkpoint.config.num_experts,
+            lambda expert: read_mlp(checkpoint, f"{prefix}.experts.{expert}"),
+        ),
         shared_experts=read_mlp(checkpoint, f"{prefix}.shared_expert"),
     )

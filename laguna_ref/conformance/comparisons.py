@@ -81,7 +81,7 @@ class Comparisons:
 
     def vectors(self, mode: str, point: str, found: Array, expected: Array) -> None:
         """Takes in an array [T, ...] and what it should be; trailing axes may be joined."""
-        if not _fits(found, expected):
+        if not fits(found, expected):
             self.misshapen[point] = expected.shape
             return
         each = statistics.of_vectors(found, expected)
@@ -99,7 +99,8 @@ class Comparisons:
         self.worst[mode, point] = {token: np.array(expected[token]) for token in tokens}
 
 
-def _fits(found: Array, expected: Array) -> bool:
+def fits(found: Array, expected: Array) -> bool:
+    """Whether they can be compared: of one shape, or the last axes of what was found are one."""
     joined = len(found) == len(expected) and found.ndim == 2 and found.size == expected.size
     return found.shape == expected.shape or joined
 
@@ -247,10 +248,7 @@ def _whole(
 
 def _flips(oracle: Oracle, found: Mapping[str, Array]) -> Array:
     points = [f"model.layers.{layer}.mlp.topk_ids" for layer in oracle.sparse_layers()]
-    rows = [
-        (np.sort(found[point], axis=1) != np.sort(oracle.free[point], axis=1)).any(axis=1)
-        for point in points
-    ]
+    rows = [statistics.other_sets(found[point], oracle.free[point]) for point in points]
     return np.array(rows).reshape(len(points), len(oracle.tokens))
 
 

@@ -18,7 +18,7 @@ from laguna_ref.conformance import (
 )
 from laguna_ref.conformance.asking import Answer
 from laguna_ref.conformance.budget import FALSE_ALARM_RATE, Budget, Threshold
-from laguna_ref.conformance.comparisons import Comparisons, Key, Oracle, compare, has_routing
+from laguna_ref.conformance.comparisons import Comparisons, Key, Oracle, compare, fits, has_routing
 from laguna_ref.conformance.inputs import DumpLike, GoldenLike, logits_of, points_of
 from laguna_ref.conformance.matrices import Matrices
 from laguna_ref.conformance.operations import weights_of_chosen
@@ -260,7 +260,7 @@ class _Judgement:
                     del mended[point]
                 else:
                     mended[point] = mistake.mended
-            elif array.shape != wanted.shape and not _joined(array, wanted):
+            elif not fits(array, wanted):
                 self._drop(mended, point, array, wanted.shape)
         self.report.mistakes.sort(key=lambda text: execution_order(text.partition(" ")[0]))
         return mended
@@ -341,11 +341,6 @@ def _logits(comparisons: Comparisons) -> LogitsResult | None:
             same = int((place == 0).sum())
             return LogitsResult(len(kl), float(kl.max()), float(kl.mean()), same, int(place.max()))
     return None
-
-
-def _joined(found: Array, wanted: Array) -> bool:
-    """Whether only the last axes are one."""
-    return len(found) == len(wanted) and found.ndim == 2 and found.size == wanted.size
 
 
 def _modes(oracle: Oracle, found: Mapping[str, Array], replayable: bool) -> tuple[str, ...]:

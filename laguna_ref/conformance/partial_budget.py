@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from laguna_ref.conformance import partial
+from laguna_ref.conformance import partial, statistics
 from laguna_ref.conformance.budget import DEFAULT_RUNS, FALSE_ALARM_RATE, Prompt, Threshold
 from laguna_ref.conformance.budget import threshold_of as _threshold_of
 from laguna_ref.conformance.partial import STATISTICS, Seen, View
@@ -125,8 +125,7 @@ def _flipped(prompt: Prompt, trace: dict[str, Array]) -> Array:
     differs = np.zeros(len(oracle.tokens), dtype=bool)
     for layer in oracle.sparse_layers():
         point = f"model.layers.{layer}.mlp.topk_ids"
-        mine, theirs = np.sort(oracle.free[point], axis=1), np.sort(trace[point], axis=1)
-        differs |= (mine != theirs).any(axis=1)
+        differs |= statistics.other_sets(trace[point], oracle.free[point])
     return differs
 
 

@@ -120,3 +120,16 @@ def deficits(scores: Array, ids: Array) -> Array:
     least = np.where(chosen, scores, np.inf).min(axis=1)
     left_out = np.where(chosen, -np.inf, scores).max(axis=1)
     return np.asarray(np.maximum(left_out - least, 0.0))
+
+
+def centred(rows: Array, known: Array) -> Array:
+    """Each row less the mean of its known values; 0 where ``known`` is false, [T, V]."""
+    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    held = np.where(known, rows, 0.0)
+    return np.where(known, held - held.sum(axis=1, keepdims=True) / count, 0.0)
+
+
+def other_sets(found: Array, expected: Array) -> Array:
+    """Which tokens went to other experts, in whatever order: ids [T, K] twice -> bool [T]."""
+    different: Array = (np.sort(found, axis=1) != np.sort(expected, axis=1)).any(axis=1)
+    return different

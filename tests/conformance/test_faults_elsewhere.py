@@ -101,12 +101,12 @@ def test_codes_are_cut_towards_zero() -> None:
     planted = CATALOGUE["kv.codes_towards_zero"].plant(model)
     at = "model.layers.0.self_attn"
     points = run(planted, np.array(prompt(COUNT)), np.arange(COUNT))
-    scale = float(model.kv_formats[0].k_scale)
-    units = np.abs(points[f"{at}.k_rope"].astype(np.float64)) / scale
-    codes = np.arange(127, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    scale = model.kv_formats[0].k_scale
+    units = np.abs(points[f"{at}.k_rope"]) / scale
+    codes = np.arange(127, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
     expected = codes[np.searchsorted(codes, units, side="right") - 1] * scale
     found = points[f"{at}.k_cached"]
-    assert np.allclose(np.abs(found), expected, rtol=1e-6, atol=0)
+    assert np.array_equal(np.abs(found), expected)
     assert (np.sign(found) * points[f"{at}.k_rope"] >= 0).all()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from laguna_ref.checkpoint.formats import DenseWeight
+from laguna_ref.conformance import statistics
 from laguna_ref.conformance.operations import Points, operations
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
@@ -62,7 +63,9 @@ def of_logits(model: Laguna, tokens: Array, positions: Array, found: Array) -> D
         return {"lm_head": np.ones(len(expected))}
     seen = np.isfinite(shown)
     seen &= seen.sum(axis=1, keepdims=True) > 1  # one number alone is all constant
-    return {"lm_head": relative(_centred(shown, seen), _centred(expected, seen))}
+    return {
+        "lm_head": relative(statistics.centred(shown, seen), statistics.centred(expected, seen))
+    }
 
 
 def relative(found: Array, expected: Array) -> Array:
@@ -75,12 +78,6 @@ def relative(found: Array, expected: Array) -> Array:
     length = np.sqrt(np.square(e).sum(axis=1))
     known = np.where(np.isfinite(off), off / np.maximum(length, TINY), 1.0)
     return np.asarray(np.where(off == 0, 0.0, known))
-
-
-def _centred(rows: Array, seen: Array) -> Array:
-    count = np.maximum(seen.sum(axis=1, keepdims=True), 1)
-    held = np.where(seen, rows, 0.0)
-    return np.where(seen, held - held.sum(axis=1, keepdims=True) / count, 0.0)
 
 
 def _routed(model: Laguna, layer: int, found: Points) -> tuple[Array, Array]:
@@ -117,5 +114,4 @@ def _as_found(found: Points, at: str, otherwise: Array) -> Array:
 def _other_sets(found: Array, expected: Array) -> Array:
     if np.shape(found) != np.shape(expected):
         return np.ones(len(expected))
-    different = np.sort(found, axis=1) != np.sort(expected, axis=1)
-    return np.asarray(different.any(axis=1), np.float64)
+    return statistics.other_sets(found, expected).astype(np.float64)

@@ -94,15 +94,21 @@ class Evidence:
         """Of a model: the truth, or the truth with a fault planted."""
         return self._excess(self._distances(model, self.observed.points))
 
+    @cached_property
     def by_point(self) -> dict[str, float]:
         """The misfit of the truth at each trace point."""
         away = self._distances(self.truth, self.observed.points)
         return {point: self._excess({point: of}) for point, of in away.items()}
 
+    @property
+    def deviation(self) -> float:
+        """The misfit of the truth, all of it at ``suspects``."""
+        return float(sum(self.by_point.values()))
+
     @cached_property
     def suspects(self) -> frozenset[str]:
         """Trace points at which what was observed lies beyond the floor of the truth."""
-        return frozenset(point for point, misfit in self.by_point().items() if misfit > 0)
+        return frozenset(point for point, misfit in self.by_point.items() if misfit > 0)
 
     def misfit_of_suspects(self, model: Laguna) -> float:
         """Its part at those: a fault that explains anything lessens it."""

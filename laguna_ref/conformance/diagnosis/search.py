@@ -143,8 +143,7 @@ class Search:
         self.way = evidence[0].way
         legal = np.sum([each.legal for each in evidence], axis=0)
         self.noise, self.usual = float(np.max(legal)), float(np.median(legal))
-        self.deviation = sum(each.misfit(each.truth) for each in evidence)
-        self.at_suspects = sum(each.misfit_of_suspects(each.truth) for each in evidence)
+        self.deviation = sum(each.deviation for each in evidence)
 
     def diagnosis(self) -> Diagnosis:
         """Ranked causes of a deviation that is there."""
@@ -176,7 +175,7 @@ class Search:
         """The trace point that most of the deviation belongs to, for what nothing explains."""
         total: dict[str, float] = {}
         for each in self.evidence:
-            for point, misfit in each.by_point().items():
+            for point, misfit in each.by_point.items():
                 total[point] = total.get(point, 0.0) + misfit
         worst = max(total, key=lambda point: total[point])
         return f"{total[worst] / self.deviation:.0%} of the trace's misfit is at {worst}"
@@ -235,7 +234,7 @@ class Search:
                 planted = [(each, hypothesis.plant(each.truth)) for each in self.evidence]
                 if self.way == "trace":
                     left = sum(each.misfit_of_suspects(model) for each, model in planted)
-                    if left >= self.at_suspects:
+                    if left >= self.deviation:
                         return self.deviation
                 return sum(each.misfit(model) for each, model in planted)
         except IMPOSSIBLE:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from laguna_ref.conformance.faults.fault import changed, kinds_of, rope_of, with_rope
+from laguna_ref.conformance.faults.fault import changed, first_point, rope_of, with_rope
 from laguna_ref.kv_cache import KVFormat
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array, Numerics
@@ -32,12 +32,7 @@ class Dial:
 
     def first_point(self, model: Laguna) -> str | None:
         """As ``Fault.first_point``."""
-        if self.layers == "model":
-            return self.point
-        for spec in model.config.layers:
-            if self.layers in kinds_of(model, spec):
-                return f"model.layers.{spec.index}.{self.point}"
-        return None
+        return first_point(model, self.layers, self.point)
 
 
 def _rope(kind: str, key: str) -> tuple[Callable[..., float | None], Callable[..., Laguna]]:

@@ -39,12 +39,17 @@ class Fault:
 
     def first_point(self, model: Laguna) -> str | None:
         """The full name of the trace point in this model; None where it has none."""
-        if self.layers == "model":
-            return self.point
-        for spec in model.config.layers:
-            if self.layers in kinds_of(model, spec):
-                return f"model.layers.{spec.index}.{self.point}"
-        return None
+        return first_point(model, self.layers, self.point)
+
+
+def first_point(model: Laguna, layers: str, point: str) -> str | None:
+    """The full name of a point in the first of the layers that ``Fault.layers`` tells."""
+    if layers == "model":
+        return point
+    for spec in model.config.layers:
+        if layers in kinds_of(model, spec):
+            return f"model.layers.{spec.index}.{point}"
+    return None
 
 
 def kinds_of(model: Laguna, spec: LayerSpec) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -16,33 +16,9 @@ from laguna_ref.checkpoint.formats import PackedIntWeight, Weight
 from laguna_ref.checkpoint.formats.packed_int import pack, unpack, words_per_row
 from laguna_ref.conformance.faults.fault import Fault, changed
 from laguna_ref.model import Laguna
-from laguna_ref.weights import MLPWeights, SparseMLPWeights
+from laguna_ref.weights import Experts, MLPWeights, SparseMLPWeights
 
 Change = Callable[[PackedIntWeight], PackedIntWeight]
-
-
-class _Changed(Sequence[MLPWeights]):
-    """The experts of one layer, each changed when it is first used, and then kept: kernels
-    hold addresses of its arrays."""
-
-    def __init__(self, experts: Sequence[MLPWeights], change: Callable[[int], MLPWeights]) -> None:
-        self._of, self._change = experts, change
-        self._made: dict[int, MLPWeights] = {}
-
-    def __len__(self) -> int:
-        return len(self._of)
-
-    @overload
-    def __getitem__(self, index: int) -> MLPWeights: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[MLPWeights]: ...
-    def __getitem__(self, index: int | slice) -> MLPWeights | Sequence[MLPWeights]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        expert = range(len(self))[index]
-        if expert not in self._made:
-            self._made[expert] = self._change(expert)
-        return self._made[expert]
 
 
 def _with_experts(
@@ -50,8 +26,9 @@ def _with_experts(
 ) -> Laguna:
     """Every routed expert changed: ``change(experts of its layer, its number)``."""
 
-    def of_layer(experts: Sequence[MLPWeights]) -> _Changed:
-        return _Changed(experts, lambda expert: change(experts, expert))
+    def of_layer(experts: Sequence[MLPWeights]) -> Experts:
+        # Each is kept once changed: kernels hold addresses of its arrays.
+        return Experts(len(experts), lambda expert: change(experts, expert))
 
     result = changed(model)
     layers = tuple(

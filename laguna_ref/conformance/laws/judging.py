@@ -25,7 +25,7 @@ from laguna_ref.conformance.laws.law import (
 from laguna_ref.conformance.laws.legal import LegalBackend
 from laguna_ref.conformance.laws.ties import near_a_tie
 from laguna_ref.conformance.precision import Precision
-from laguna_ref.conformance.statistics import TINY
+from laguna_ref.conformance.statistics import TINY, centred
 from laguna_ref.errors import NonFiniteError
 from laguna_ref.numerics import Array
 
@@ -156,7 +156,7 @@ def _by_token(claim: Claim, shown: Array | None = None) -> Array:
         known &= shown
     if (known.sum(axis=1) < 2).all():
         raise NothingToSayError("no two logits known to both")
-    return _relative(_centred(found - expected, known), _centred(expected, known))
+    return _relative(centred(found - expected, known), centred(expected, known))
 
 
 def _known(claim: Claim) -> Array:
@@ -174,12 +174,6 @@ def _relative(difference: Array, expected: Array) -> Array:
     scale = np.maximum(lengths, max(TINY, 1e-3 * float(lengths.max(initial=0.0))))
     result: Array = np.linalg.norm(difference, axis=1) / scale
     return result
-
-
-def _centred(values: Array, known: Array) -> Array:
-    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
-    kept = np.where(known, values, 0.0)
-    return np.where(known, kept - kept.sum(axis=1, keepdims=True) / count, 0.0)
 
 
 def _require_finite(what: str, *arrays: Array) -> None:
