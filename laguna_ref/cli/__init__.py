@@ -21,6 +21,7 @@ COMMANDS = (
     "logits",
     "inspect",
     "trace",
+    "explain",
     "synth",
     "golden",
     "conform",
