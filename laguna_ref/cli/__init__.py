@@ -21,11 +21,11 @@ COMMANDS = (
     "logits",
     "inspect",
     "trace",
-    "explain",
     "synth",
     "golden",
     "conform",
     "diagnose",
+    "explain",
     "bench",
 )
 

@@ -1,4 +1,7 @@
-"""``laguna-ref explain``: looking into the model. One subcommand a file, imported when asked for."""
+"""``laguna-ref explain``: what happens on the way to an answer. One subcommand a file.
+
+A subcommand's module is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,25 @@ from importlib import import_module
 
 import click
 
-VIEWS = ("token", "attention", "routing", "rope", "weight", "kv", "diff")
+SUBCOMMANDS = ("prompt", "token", "attention", "routing", "rope", "weight", "kv", "diff")
 
 
-class Views(click.Group):
-    """Finds a view in the module of its name."""
+class LazySubcommands(click.Group):
+    """Finds a subcommand in the module of its name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of docs/explain.md."""
-        return list(VIEWS)
+        return list(SUBCOMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The ``command`` of ``laguna_ref.cli.explain.NAME``."""
-        if cmd_name not in VIEWS:
+        """``NAME`` of ``laguna_ref.cli.explain.NAME``."""
+        if cmd_name not in SUBCOMMANDS:
             return None
-        command: click.Command = import_module(f"laguna_ref.cli.explain.{cmd_name}").command
-        return command
+        module = import_module(f"laguna_ref.cli.explain.{cmd_name}")
+        subcommand: click.Command = getattr(module, cmd_name)
+        return subcommand
 
 
-@click.group("explain", cls=Views)
+@click.group("explain", cls=LazySubcommands)
 def command() -> None:
-    """What the model does inside, as a terminal view, --json numbers or a --plot.
-
-    docs/explain.md shows each view and says what its numbers are.
-    """
+    """What happens on the way to an answer, step by step: a view, --json numbers or a --plot."""

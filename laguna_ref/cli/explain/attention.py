@@ -43,7 +43,7 @@ MAP_IN_TERMINAL, MAP_IN_PLOT = 24, 64
 @LAYERS_OPTION
 @PLOT_OPTION
 @model_options
-def command(
+def attention(
     options: ModelOptions,
     prompt: str | None,
     prompt_file: str | None,

@@ -43,7 +43,7 @@ LEAST = 1e-8
 @LAYERS_OPTION
 @PLOT_OPTION
 @model_options
-def command(
+def diff(
     options: ModelOptions,
     a: str,
     b: str,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @LAYERS_OPTION
 @PLOT_OPTION
 @model_options
-def command(
+def kv(
     options: ModelOptions,
     prompt: str | None,
     prompt_file: str | None,
@@ -112,7 +112,7 @@ def _row(one: LayerKV) -> list[Any]:
     for side in (one.keys, one.values):
         cells += [
             number(side.scale),
-            bar_and(side.range_used, 3, percent(side.range_used), 4),
+            bar_and(side.range_used, 2, percent(side.range_used), 4),
             f"{side.relative_error:.1%}",
             str(side.saturated + side.vanished),
         ]

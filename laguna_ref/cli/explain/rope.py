@@ -37,7 +37,7 @@ SHOWN_PAIRS = 16
 )  # fmt: skip
 @IGNORE_OPTION
 @JSON_OPTION
-def command(
+def rope(
     all_pairs: bool,
     plot: Path | None,
     model: str | None,

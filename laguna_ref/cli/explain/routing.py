@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @LAYERS_OPTION
 @PLOT_OPTION
 @model_options
-def command(
+def routing(
     options: ModelOptions,
     prompt: str | None,
     prompt_file: str | None,

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @LAYERS_OPTION
 @PLOT_OPTION
 @model_options
-def command(
+def token(
     options: ModelOptions,
     prompt: str | None,
     prompt_file: str | None,
@@ -160,7 +160,7 @@ def _print(view: TokenView, asked: Prompt, shown: Sequence[int]) -> None:
         title=title,
     )
     table(
-        ["layer", "kind", "looked at most", "gates"],
+        ["layer", "kind", "looked at most", "and then", "gates"],
         (_looked(step, view, asked) for step in steps),
         title="Positions it looked at, mean over the heads; the gates of the heads",
     )
@@ -202,9 +202,10 @@ def _looked(step: LayerStep, view: TokenView, asked: Prompt) -> list[Any]:
         f"{at} {named(asked, int(view.tokens[at]), 9)} {percent(probability)}"
         for at, probability in step.most_looked_at(2)
     ]
+    looks += [""] * (2 - len(looks))
     low, high = number(float(step.gate.min()), 2), number(float(step.gate.max()), 2)
-    return [str(step.layer.index), kind(step.layer), "  ".join(f"{look:<19}" for look in looks),
-            f"{spark(step.gate, 8)} {low}-{high}"]  # fmt: skip
+    gates = f"{spark(step.gate, 8)} {low}-{high}"
+    return [str(step.layer.index), kind(step.layer), *looks, gates]
 
 
 def chosen_row(choice: Choice) -> list[str]:

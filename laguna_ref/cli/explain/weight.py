@@ -41,7 +41,7 @@ SHOWN_GROUPS, BINS = 16, 16
 @click.option("--model", metavar="PATH", help="Checkpoint folder.  [default: laguna-tiny]")
 @IGNORE_OPTION
 @JSON_OPTION
-def command(
+def weight(
     tensor: str,
     row: int,
     columns: str | None,
