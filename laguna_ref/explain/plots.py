@@ -89,14 +89,15 @@ def token(view: TokenView, quoted: Quoted = str) -> Any:
         bottom.plot(x, np.exp(logprobs), "o-", color=RED, markersize=4)
         says = [view.embedding_lens[0], *(step.lens[0] for step in view.layers)]
         step = max(1, math.ceil(len(says) / 14))
-        for at, guess in list(zip(x, says, strict=True))[:: -step]:
+        for at, guess in list(zip(x, says, strict=True))[::-step]:
             bottom.annotate(
                 _label(quoted(guess.token), 10), (at, 1.0), rotation=30, fontsize=9,
                 xycoords=("data", "axes fraction"), annotation_clip=False,
             )  # fmt: skip
         answer = _label(quoted(view.guesses[0].token), 16)
         highest = max(0.05, 1.15 * math.exp(max(logprobs)))
-        bottom.set(ylim=(0, min(1.0, highest)), xlabel="layer (-1: the embedding)", ylabel="probability",
+        bottom.set(ylim=(0, min(1.0, highest)), ylabel="probability",
+                   xlabel="layer (-1: the embedding)",
                    xlim=(-1.6, len(view.layers) - 0.4))  # fmt: skip
         bottom.set_title(f"If it stopped here: probability of {answer}; above, the likeliest "
                          "token", pad=30)  # fmt: skip

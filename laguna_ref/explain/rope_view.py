@@ -68,9 +68,7 @@ def rope(config: LagunaConfig) -> RopeView:
     Formulas: arXiv 2104.09864 (RoPE), arXiv 2309.00071 (YaRN), as in ``laguna_ref/rope_spec.py``.
     """
     kinds = dict.fromkeys(layer.attention for layer in config.layers)
-    return RopeView(
-        config.max_position_embeddings, tuple(_kind(config, kind) for kind in kinds)
-    )
+    return RopeView(config.max_position_embeddings, tuple(_kind(config, kind) for kind in kinds))
 
 
 def _kind(config: LagunaConfig, attention: str) -> KindOfRope:

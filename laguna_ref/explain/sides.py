@@ -62,9 +62,8 @@ def planted(model: Laguna, fault: str) -> Laguna:
         if name in CATALOGUE:
             return CATALOGUE[name].plant(model)
         if name in dials:
-            configured = dials[name].configured(model)
-            raise InputError("this fault needs a number", key=f"fault:{name}",
-                             expected=f"fault:{name}=VALUE; configured is {configured}")  # fmt: skip
+            expected = f"fault:{name}=VALUE; configured is {dials[name].configured(model)}"
+            raise InputError("this fault needs a number", key=f"fault:{name}", expected=expected)
         raise InputError("no such fault", expected=closest(name, [*CATALOGUE, *dials]), found=name)
     if name not in dials:
         raise InputError("no such number to change", expected=closest(name, dials), found=name)

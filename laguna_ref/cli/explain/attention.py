@@ -140,13 +140,13 @@ def _print(view: AttentionView, shown: list[int]) -> None:
         title=f"Attention over {len(view.tokens)} tokens, mean over heads and queries",
     )  # fmt: skip
     say_left_out(range(len(view.layers)), shown)
-    say("back: tokens. keys: among how many attention is shared, exp of the entropy. own, first:\n"
-        "probability of the query's own token, of the first one. gate: times the output.")  # fmt: skip
+    say(
+        "back: tokens. keys: how many share the attention, exp of its entropy. own, first:\n"
+        "probability of the query's own token, of the first one. gate: times the output."
+    )
 
 
-def _print_layer(
-    one: LayerAttention, view: AttentionView, asked: Prompt, head: int | None
-) -> None:
+def _print_layer(one: LayerAttention, view: AttentionView, asked: Prompt, head: int | None) -> None:
     import numpy as np
 
     heads = range(one.layer.num_heads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def spark(values: Iterable[float], width: int = 16) -> str:
     numbers = [float(value) for value in values]
     if len(numbers) > width:
         edges = [round(i * len(numbers) / width) for i in range(width + 1)]
-        numbers = [sum(numbers[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+        numbers = [sum(numbers[a:b]) / (b - a) for a, b in pairwise(edges)]
     greatest = max(numbers, default=0.0)
     if not unicode_out():
         return " ".join(f"{9 * x / greatest if greatest > 0 else 0:.0f}" for x in numbers)

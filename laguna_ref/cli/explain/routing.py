@@ -115,7 +115,8 @@ def _print(view: RoutingView, asked: Prompt, shown: list[int]) -> None:
     table(
         ["layer", "load, by expert", ">used", ">as if", "busiest", ">margin", ">least", ">near"],
         (_row(one, view) for one in layers),
-        title=f"{len(view.tokens)} tokens, {view.top_k} of {view.experts} experts each; margins of the choices",
+        title=f"Load and margins of {len(view.tokens)} tokens, each to {view.top_k} of "
+        f"{view.experts} experts",
     )  # fmt: skip
     if view.nearest:
         table(

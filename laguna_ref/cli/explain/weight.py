@@ -128,7 +128,9 @@ def _columns(text: str | None) -> range | None:
 
 def _head(view: WeightView) -> str:
     shape = " x ".join(str(axis) for axis in view.shape) or "scalar"
-    return f"{view.name}: {shape}, {view.format if view.packed else view.stored_type}, row {view.row}"
+    return (
+        f"{view.name}: {shape}, {view.format if view.packed else view.stored_type}, row {view.row}"
+    )
 
 
 def _print_packed(view: WeightView, packed: Packed) -> None:
@@ -169,8 +171,10 @@ def _print_groups(packed: Packed) -> None:
     )  # fmt: skip
     if len(packed.groups) > SHOWN_GROUPS:
         say(f"{len(packed.groups) - SHOWN_GROUPS} more groups with --json")
-    say("half step: the most a rounded weight is off by. expected error: scale / sqrt(12),\nif "
-        "errors are spread evenly. The weights before rounding are not in the checkpoint.")
+    say(
+        "half step: the most a rounded weight is off by. expected error: scale / sqrt(12),\nif "
+        "errors are spread evenly. The weights before rounding are not in the checkpoint."
+    )
     say(f"rounded to bfloat16, as released loaders do, {percent(packed.changed_by_bf16)} of the "
         "row's values change")  # fmt: skip
 
