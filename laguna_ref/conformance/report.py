@@ -118,6 +118,11 @@ class Report:
     """Ways to compare that were not possible, and why."""
     plots: Plots = field(default_factory=Plots)
 
+    def conclude(self, verdict: str, reason: str) -> Report:
+        """Sets the verdict, and why it is so; returns the report."""
+        self.verdict, self.reason = verdict, reason
+        return self
+
     @property
     def exit_code(self) -> int:
         """0 conforming, 1 diverges, 3 inconclusive."""
