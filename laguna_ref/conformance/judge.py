@@ -16,7 +16,13 @@ from laguna_ref.conformance.judge_with_model import Judgement
 from laguna_ref.conformance.judge_without_model import judge_without_model
 from laguna_ref.conformance.matrices import Matrices
 from laguna_ref.conformance.partial_budget import PartialBudget
-from laguna_ref.conformance.report import DIVERGES, INCONCLUSIVE, Divergence, Report
+from laguna_ref.conformance.report import (
+    DIVERGES,
+    INCONCLUSIVE,
+    NOT_A_NUMBER,
+    Divergence,
+    Report,
+)
 from laguna_ref.conformance.variations import truth_of
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
@@ -131,4 +137,4 @@ def _no_number(
         report.case, "finite", point, layer, token, None, "a finite number",
         str(np.asarray(points[point])[(token, *index)]), "free", "", list(index), "", "",
     )  # fmt: skip
-    return report.conclude(DIVERGES, f"{point}, token {token}: not a number")
+    return report.conclude(DIVERGES, f"{point}, token {token}: {NOT_A_NUMBER}")
