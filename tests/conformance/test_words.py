@@ -32,7 +32,9 @@ HF, VLLM, LLAMA = transformers_backend, vllm_backend, llamacpp_backend
         (LLAMA, "betas", {"betas": True}),
     ],
 )
-def test_words_make_settings(module: ModuleType, argument: str | None, made: dict[str, Any]) -> None:
+def test_words_make_settings(
+    module: ModuleType, argument: str | None, made: dict[str, Any]
+) -> None:
     assert module.parse(argument) == module.Settings(**made)
 
 
