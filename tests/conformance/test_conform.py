@@ -386,7 +386,8 @@ def test_a_dead_backend_never_conforms() -> None:
 @pytest.mark.parametrize("status", ["holds", "broken", "failed"])
 def test_every_status_of_a_law_that_was_put_has_a_colour(status: str) -> None:
     pytest.importorskip("jinja2")
-    page = ConformReport({"name": "b"}, None, [case("conforming")], [law(status)]).to_html()
+    backend = {"name": "b", "version": None}
+    page = ConformReport(backend, None, [case("conforming")], [law(status)]).to_html()
     assert f'<td class="{status}">{status}</td>' in page
     assert re.search(rf"\.{status}\b[^{{]*{{ color: #", page)
 

@@ -387,7 +387,8 @@ def test_the_page_stands_alone(golden: Golden, dump: Dump) -> None:
 def both_pages(report: Report) -> tuple[str, str]:
     """That of one case, and that of a backend with this case alone."""
     pytest.importorskip("matplotlib")
-    return report.to_html(), ConformReport({"name": "b"}, None, [report]).to_html()
+    backend = {"name": "b", "version": None}
+    return report.to_html(), ConformReport(backend, None, [report]).to_html()
 
 
 def test_pages_say_what_is_no_number_and_where(golden: Golden, dump: Dump) -> None:
