@@ -14,7 +14,7 @@ from laguna_ref.cli.interrupt import interruptible
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import human, note, print_json
 from laguna_ref.cli.prefill_bar import prefill_bar
-from laguna_ref.cli.prompts import Prompt, prompt_options, read_prompt
+from laguna_ref.cli.prompts import GivenPrompt, prompt_options, read_prompt
 
 if TYPE_CHECKING:
     from laguna_ref.memory_use import MemoryUse
@@ -110,7 +110,7 @@ def command(
     )
 
 
-def _generate(model: Laguna, asked: Prompt, sampling: dict[str, Any], *, stream: bool) -> _Run:
+def _generate(model: Laguna, asked: GivenPrompt, sampling: dict[str, Any], *, stream: bool) -> _Run:
     """Runs the model; writes each piece of text to stdout as soon as it is known."""
     from laguna_ref.generate import generate
 
@@ -152,13 +152,13 @@ def _ends_line(pieces: list[str]) -> bool:
     return "".join(pieces[-2:]).endswith("\n")
 
 
-def _show_prompt(asked: Prompt, as_json: bool) -> None:
+def _show_prompt(asked: GivenPrompt, as_json: bool) -> None:
     """On a terminal the continuation follows its prompt, which is dimmed and on stderr."""
     if asked.text and not as_json and sys.stdout.isatty() and sys.stderr.isatty():
         click.echo(click.style(asked.text, dim=True), nl=False, err=True)
 
 
-def _finish_reason(run: _Run, asked: Prompt, sampling: dict[str, Any], model: Laguna) -> str:
+def _finish_reason(run: _Run, asked: GivenPrompt, sampling: dict[str, Any], model: Laguna) -> str:
     """``length`` (max_tokens), ``context`` (max_position_embeddings) or ``stop`` (a stop id)."""
     if len(run.tokens) == sampling["max_tokens"]:
         return "length"
@@ -167,7 +167,7 @@ def _finish_reason(run: _Run, asked: Prompt, sampling: dict[str, Any], model: La
     return "context" if full else "stop"
 
 
-def _timings(run: _Run, asked: Prompt, sampling: dict[str, Any]) -> dict[str, float | None]:
+def _timings(run: _Run, asked: GivenPrompt, sampling: dict[str, Any]) -> dict[str, float | None]:
     """Seconds and tokens per second; a token sampled is not yet a token computed.
 
     The first token comes out of the prefill. Of the others each took one forward pass, and a

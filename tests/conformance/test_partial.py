@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laguna_ref.conformance import partial, partial_judge
-from laguna_ref.conformance.budget import DEFAULT_RUNS, Prompt
+from laguna_ref.conformance.budget import DEFAULT_RUNS, PromptRuns
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.partial import STATISTICS, seen_in, shown_through, view
 from laguna_ref.conformance.partial_budget import PartialBudget, measure
@@ -205,7 +205,7 @@ def test_legal_runs_that_the_budget_has_not_seen_are_seldom_accused() -> None:
     tokens = np.array(prompt(6))
     places, precision = np.arange(6), PRESETS["float32"]
     model = tiny("float")
-    legal = Prompt(model, tokens, places, precision)
+    legal = PromptRuns(model, tokens, places, precision)
     expected = partial.log_softmax(legal.oracle.free["lm_head"])
     seen = seen_in(window(expected), K)
     budget = measure(model, tokens, places, precision, seen, runs=200)
