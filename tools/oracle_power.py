@@ -27,9 +27,9 @@ import numpy as np
 
 import laguna_ref
 from laguna_ref.conformance.budget import PromptRuns
+from laguna_ref.conformance.diagnosis.diagnose import diagnose, searching
 from laguna_ref.conformance.diagnosis.misfit import Floors, Observation
 from laguna_ref.conformance.diagnosis.prompts import drawn
-from laguna_ref.conformance.diagnosis.search import diagnose, searching
 from laguna_ref.conformance.faults import CATALOGUE
 from laguna_ref.conformance.matrices import Matrices
 from laguna_ref.conformance.precision import PRESETS

@@ -10,13 +10,14 @@ import pytest
 
 from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
 from laguna_ref.conformance.budget import PromptRuns
+from laguna_ref.conformance.diagnosis.diagnose import diagnose
 from laguna_ref.conformance.diagnosis.diagnosis import Diagnosis
 from laguna_ref.conformance.diagnosis.distances import by_operation
 from laguna_ref.conformance.diagnosis.fit import coarse, fine
 from laguna_ref.conformance.diagnosis.hypotheses import both, changed_by, turned
 from laguna_ref.conformance.diagnosis.misfit import Observation, gather
 from laguna_ref.conformance.diagnosis.prompts import ask, drawn
-from laguna_ref.conformance.diagnosis.search import ENOUGH, PARTLY, diagnose
+from laguna_ref.conformance.diagnosis.search import ENOUGH, PARTLY
 from laguna_ref.conformance.faults import CATALOGUE, DIALS
 from laguna_ref.conformance.faults.fault import changed
 from laguna_ref.conformance.precision import PRESETS
