@@ -15,6 +15,7 @@ from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import human, note, print_json
 from laguna_ref.cli.prefill_bar import prefill_bar
 from laguna_ref.cli.prompts import GivenPrompt, prompt_options, read_prompt
+from laguna_ref.cli.sampling_options import SamplingOptions, sampling_options
 
 if TYPE_CHECKING:
     from laguna_ref.memory_use import MemoryUse
@@ -37,18 +38,7 @@ class _Run:
 
 @click.command("generate", cls=ModelCommand)
 @prompt_options
-@click.option("--max-tokens", type=click.IntRange(min=0), help="Most tokens to generate.")
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), help="0 is greedy: always the likeliest token."
-)
-@click.option("--top-k", type=click.IntRange(min=0), help="Only the K likeliest tokens; 0: all.")
-@click.option("--top-p", type=float, help="Only the likeliest that together reach P; 1: all.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling."
-)
-@click.option(
-    "--stop-id", type=click.IntRange(min=0), multiple=True, help="Token to stop at; repeatable."
-)
+@sampling_options
 @model_options
 def command(
     options: ModelOptions,
@@ -56,12 +46,7 @@ def command(
     prompt_file: str | None,
     token_ids: str | None,
     bos: bool,
-    max_tokens: int | None,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    stop_id: tuple[int, ...],
+    sampling_asked: SamplingOptions,
 ) -> None:
     """Continue PROMPT as plain text, streamed to stdout; - reads it from stdin.
 
@@ -71,21 +56,12 @@ def command(
 
     Without a prompt, continues the head of a small Python function.
     """
-    from laguna_ref.generation_config import GenerationConfig
     from laguna_ref.memory_use import memory_use
 
     model = options.load()
     before = memory_use()
     asked = read_prompt(model, prompt, prompt_file, token_ids, bos)
-    defaults = GenerationConfig.of(model.checkpoint)
-    sampling = {
-        "max_tokens": defaults.max_tokens if max_tokens is None else max_tokens,
-        "temperature": defaults.sampling.temperature if temperature is None else temperature,
-        "top_k": defaults.sampling.top_k if top_k is None else top_k,
-        "top_p": defaults.sampling.top_p if top_p is None else top_p,
-        "seed": seed,
-        "stop_ids": list(stop_id or defaults.stop_ids),
-    }
+    sampling = sampling_asked.resolved(model.checkpoint)
     _show_prompt(asked, options.as_json)
     run = _generate(model, asked, sampling, stream=not options.as_json)
     timings = _timings(run, asked, sampling)
