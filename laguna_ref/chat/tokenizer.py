@@ -7,6 +7,7 @@ either: whoever builds the prompt writes it.
 from __future__ import annotations
 
 import codecs
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -47,6 +48,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Entries, added tokens included."""
         return self._inner.get_vocab_size(with_added_tokens=True)
+
+    @functools.cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Added tokens that are no text: ``〈|EOS|〉``, not ``</think>``."""
+        added = self._inner.get_added_tokens_decoder()
+        return frozenset(token for token, entry in added.items() if entry.special)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; names of special tokens in it become those tokens.
