@@ -25,6 +25,7 @@ COMMANDS = (
     "golden",
     "conform",
     "diagnose",
+    "serve",
     "bench",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -110,3 +111,11 @@ def of_prompt(scores: Sequence[Scored], names: Names) -> list[dict[str, Any] | N
         )  # fmt: skip
         rows.append(row)
     return rows
+
+
+def cut(token: Token, count: int) -> Token:
+    """The same token with at most ``count`` of the likeliest; -1: all."""
+    if token.scored is None or count < 0:
+        return token
+    score = dataclasses.replace(token.scored, top=token.scored.top[:count])
+    return dataclasses.replace(token, scored=score)

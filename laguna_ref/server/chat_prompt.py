@@ -1,0 +1,81 @@
+"""From a chat request to the token ids of its prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from laguna_ref.server import errors
+from laguna_ref.server.requests import ChatRequest, NamedTool
+from laguna_ref.server.service import Service
+
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "mode", "tokenizer", "template"})
+"""What ``chat_template_kwargs`` may not name: a request has fields of its own for it."""
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """What the model reads, and how its answer is to be read."""
+
+    ids: tuple[int, ...]
+    tools: list[dict[str, Any]] | None
+    calls_allowed: bool
+    keep_at: tuple[int, ...]
+    """Where messages end: a conversation's next prompt begins the same up to there."""
+
+
+def chat_prompt(service: Service, body: ChatRequest) -> ChatPrompt:
+    """Renders and encodes; raises ApiError or InputError for what makes no prompt."""
+    from laguna_ref.chat.messages import check_messages
+    from laguna_ref.chat.prompt import encode
+
+    tokenizer = service.require_tokenizer("messages")
+    assert service.template is not None
+    tools = _checked_tools(body)
+    allowed = _calls_allowed(body, tools)
+    prompt = encode(
+        tokenizer, service.template, check_messages(body.messages), tools=tools,
+        mode=service.settings.prompt_mode, **_template_kwargs(service, body),
+    )  # fmt: skip
+    return ChatPrompt(tuple(prompt.ids), tools, allowed, ())
+
+
+def _template_kwargs(service: Service, body: ChatRequest) -> dict[str, Any]:
+    """The server's defaults, and the request's over them."""
+    given = {**service.settings.template_kwargs, **(body.chat_template_kwargs or {})}
+    for name in given:
+        if name in RESERVED:
+            raise errors.bad_request(f"may not set {name}", "chat_template_kwargs")
+    thinking = given.get("enable_thinking", False)
+    if not isinstance(thinking, bool):
+        # A template would take the text "false" for true.
+        raise errors.bad_request("enable_thinking must be true or false", "chat_template_kwargs")
+    return given
+
+
+def _checked_tools(body: ChatRequest) -> list[dict[str, Any]] | None:
+    """As they were sent: the template shows them key by key."""
+    names: list[str] = []
+    for index, tool in enumerate(body.tools or ()):
+        function = tool.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        if tool.get("type", "function") != "function" or not isinstance(name, str) or not name:
+            raise errors.bad_request(
+                f"tools[{index}] must be a function with a name", f"tools[{index}]"
+            )
+        names.append(name)
+    if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:
+        raise errors.bad_request("names no function of tools", "tool_choice")
+    return body.tools or None
+
+
+def _calls_allowed(body: ChatRequest, tools: list[dict[str, Any]] | None) -> bool:
+    """Whether calls in the answer count; raises ApiError for a choice that cannot be enforced."""
+    if body.tool_choice in (None, "auto", "none"):
+        return body.tool_choice != "none"
+    if tools is None:
+        raise errors.bad_request("needs tools", "tool_choice")
+    raise errors.bad_request(
+        "a call cannot be forced: this server changes no probabilities, so it takes none and auto",
+        "tool_choice", "not_implemented",
+    )  # fmt: skip
