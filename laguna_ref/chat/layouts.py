@@ -58,6 +58,7 @@ class Piece(NamedTuple):
 
 def xs2(
     messages: Sequence[Message],
+    /,
     *,
     tools: Sequence[Any] | None = None,
     add_generation_prompt: bool = False,
@@ -89,14 +90,14 @@ BLOCKS = {"user": "user", "tool": "tool_response", "system": "system"}
 """The tag of each role whose block holds its content verbatim. Other roles are passed over."""
 
 
-def _xs2_header(system: str, tools: Sequence[Any] | None, thinking: bool) -> Iterator[Piece]:
+def _xs2_header(system: Piece, tools: Sequence[Any] | None, thinking: bool) -> Iterator[Piece]:
     """No block at all without a system text and without tools."""
-    if not (system or tools):
+    if not (system.text or tools):
         return
     yield Piece("<system>\n", "system", False)
-    if system:
+    if system.text:
         yield Piece("\n", "system", False)
-        yield Piece(system, "system", True)
+        yield system
     if tools:
         yield Piece("\n\n", "system", False)
         yield from _tool_list(tools)
@@ -152,6 +153,7 @@ def _xs2_raw(content: str, thinking: bool) -> Iterator[Piece]:
 
 def xs21(
     messages: Sequence[Message],
+    /,
     *,
     tools: Sequence[Any] | None = None,
     add_generation_prompt: bool = False,
@@ -176,14 +178,14 @@ def xs21(
         yield Piece("<assistant>" + _opening(enable_thinking), "assistant", False)
 
 
-def _xs21_header(system: str, tools: Sequence[Any] | None, thinking: bool) -> Iterator[Piece]:
+def _xs21_header(system: Piece, tools: Sequence[Any] | None, thinking: bool) -> Iterator[Piece]:
     """With thinking on the block is there even when nothing is in it."""
-    if not (system or tools or thinking):
+    if not (system.text or tools or thinking):
         return
     yield Piece("<system>", "system", False)
-    yield Piece(system, "system", True)
+    yield system
     if tools:
-        if system:
+        if system.text:
             yield Piece("\n\n", "system", False)
         yield from _tool_list(tools)
     yield Piece("</system>\n", "system", False)
@@ -201,17 +203,17 @@ def _xs21_assistant(message: Message, content: str, thinking: bool) -> Iterator[
     yield Piece("</assistant>\n", "assistant", False)
 
 
-def _header_text(messages: Sequence[Message]) -> str:
-    """The first system message, else the default; nothing when it is blank."""
-    text = DEFAULT_SYSTEM
+def _header_text(messages: Sequence[Message]) -> Piece:
+    """The first system message, else the default; an empty piece when it is blank."""
+    text, given = DEFAULT_SYSTEM, False
     if messages and messages[0].get("role") == "system":
-        text = messages[0].get("content") or ""
+        text, given = messages[0].get("content") or "", True
         if not isinstance(text, str):
             raise TemplateError(
                 "wrong content", key="messages[0].content", expected="a string",
                 found=type(text).__name__,
             )  # fmt: skip
-    return text.rstrip()
+    return Piece(text.rstrip(), "system", given)
 
 
 def _tool_list(tools: Sequence[Any]) -> Iterator[Piece]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,11 +96,30 @@ class Template:
         add_generation_prompt: bool = True,
         **kwargs: Any,
     ) -> tuple[Piece, ...] | None:
-        """What ``render`` joins, each with its origin; None for a template that is not Python."""
-        if self._jinja is not None:
+        """What ``render`` joins, each with its origin; None where that cannot be told.
+
+        A checkpoint's own template has the pieces of the layout that it follows, as long as both
+        write the same text.
+        """
+        layout = self.follows
+        if layout is None:
             return None
         given = {**kwargs, "tools": tools, "add_generation_prompt": add_generation_prompt}
-        return tuple(LAYOUTS[self.layout](messages, **given))
+        pieces = tuple(LAYOUTS[layout](messages, **given))
+        if self._jinja is not None:
+            rendered = self.render(messages, **given)
+            if "".join(piece.text for piece in pieces) != rendered:
+                return None
+        return pieces
+
+    @cached_property
+    def follows(self) -> str | None:
+        """The released layout that this is, or that a checkpoint's template was found to write."""
+        if self._jinja is None:
+            return self.layout
+        from laguna_ref.chat.probes import writes_the_same
+
+        return next((name for name in LAYOUTS if writes_the_same(self, Template(name))), None)
 
 
 def _template_text(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from laguna_ref.chat.messages import check_messages, check_tools
+from laguna_ref.chat.prompt import RESERVED, Span, encode
 from laguna_ref.server import errors
 from laguna_ref.server.requests import ChatRequest, NamedTool
 from laguna_ref.server.service import Service
-
-RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "mode", "tokenizer", "template"})
-"""What ``chat_template_kwargs`` may not name: a request has fields of its own for it."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,6 @@ class ChatPrompt:
 
 def chat_prompt(service: Service, body: ChatRequest) -> ChatPrompt:
     """Renders and encodes; raises ApiError or InputError for what makes no prompt."""
-    from laguna_ref.chat.messages import check_messages
-    from laguna_ref.chat.prompt import encode
-
     tokenizer = service.require_tokenizer("messages")
     assert service.template is not None
     tools = _checked_tools(body)
@@ -37,7 +35,7 @@ def chat_prompt(service: Service, body: ChatRequest) -> ChatPrompt:
         tokenizer, service.template, check_messages(body.messages), tools=tools,
         mode=service.settings.prompt_mode, **_template_kwargs(service, body),
     )  # fmt: skip
-    return ChatPrompt(tuple(prompt.ids), tools, allowed, ())
+    return ChatPrompt(prompt.ids, tools, allowed, _ends_of_messages(prompt.spans))
 
 
 def _template_kwargs(service: Service, body: ChatRequest) -> dict[str, Any]:
@@ -53,20 +51,17 @@ def _template_kwargs(service: Service, body: ChatRequest) -> dict[str, Any]:
     return given
 
 
+def _ends_of_messages(spans: Sequence[Span]) -> tuple[int, ...]:
+    return tuple(after.start for span, after in pairwise(spans) if span.role != after.role)
+
+
 def _checked_tools(body: ChatRequest) -> list[dict[str, Any]] | None:
     """As they were sent: the template shows them key by key."""
-    names: list[str] = []
-    for index, tool in enumerate(body.tools or ()):
-        function = tool.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
-        if tool.get("type", "function") != "function" or not isinstance(name, str) or not name:
-            raise errors.bad_request(
-                f"tools[{index}] must be a function with a name", f"tools[{index}]"
-            )
-        names.append(name)
+    tools = check_tools(body.tools)
+    names = {tool["function"]["name"] for tool in tools or ()}
     if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:
         raise errors.bad_request("names no function of tools", "tool_choice")
-    return body.tools or None
+    return tools or None
 
 
 def _calls_allowed(body: ChatRequest, tools: list[dict[str, Any]] | None) -> bool:

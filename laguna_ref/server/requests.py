@@ -7,10 +7,9 @@ they have the value that changes nothing (``NEUTRAL``).
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
 from laguna_ref.server import errors
@@ -77,7 +76,7 @@ class Sampled(Strict):
     seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    stop: Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Ids | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -88,12 +87,10 @@ class Sampled(Strict):
     return_tokens_as_token_ids: bool | None = None
     prompt_logprobs: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
 
-    @property
-    def stop_texts(self) -> tuple[str, ...]:
-        """``stop`` as a tuple."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @property
     def most_tokens(self) -> int | None:
@@ -149,9 +146,9 @@ class NamedTool(Strict):
 class ChatRequest(Sampled):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[Any], Field(min_length=1)]
+    messages: Any
     max_completion_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Any = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
@@ -180,7 +177,7 @@ def parse(kind: type[Body], raw: bytes) -> Body:
     try:
         return kind.model_validate(value)
     except ValidationError as problem:
-        raise _of_validation(problem, set(value)) from problem
+        raise _of_validation(problem) from problem
 
 
 def _require_implemented(body: dict[str, Any]) -> None:
@@ -197,11 +194,12 @@ def _same(value: Any, other: Any) -> bool:
     return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
-def _of_validation(problem: ValidationError, given: Collection[str]) -> errors.ApiError:
+def _of_validation(problem: ValidationError) -> errors.ApiError:
     first = problem.errors(include_url=False, include_context=False)[0]
     place = [str(part) for part in first["loc"]]
     name = place[0] if place else None
-    # Alternatives of a union come with their own parts of the path: the field alone is named.
+    # Alternatives of a union have parts of the path of their own: the field alone is named.
+    place = place[:1] if name == "tool_choice" else place
     text = "field required" if first["type"] == "missing" and len(place) == 1 else first["msg"]
     message = errors.printable(f"{'.'.join(place)}: {text}" if place else text)
     return errors.bad_request(message, name if name is None else errors.printable(name))

@@ -118,7 +118,7 @@ class Service:
                 sampling=sampling,
                 seed=seed + answer,
                 max_tokens=self._max_tokens(body, len(prompt), default_max_tokens),
-                stop=body.stop_texts,
+                stop=tuple(body.stop or ()),
                 stop_ids=stop_ids,
                 include_stop=bool(body.include_stop_str_in_output),
                 skip_special=body.skip_special_tokens is not False,
