@@ -12,8 +12,9 @@ On others they differ, and we have one answer for both ways:
   a call at the first ``</tool_call>``, be it inside a value.
 - White space alone before a call is no content (whole); the stream sends it.
 - Text after a call is content (stream); the whole parser drops it. White space alone is dropped.
-- ``<tool_call>`` with no name, or with text after the name that is no argument, is content
-  (whole); the stream drops the first and skips the text in the second.
+- ``<tool_call>`` with no name, with ``<`` in the name, or with text after the name that is no
+  argument, is content (whole); the stream drops the first, keeps the second as a name and skips
+  the text in the third.
 - A key that comes twice has its first value (stream); whole: its last.
 - A key without a value is left out (whole, and SGLang's ``poolside_v1_detector.py``); the stream
   gives it the next value there is.
