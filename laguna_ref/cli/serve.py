@@ -201,9 +201,7 @@ def _json_object(text: str) -> dict[str, Any]:
             f"not JSON ({problem})", key="--default-chat-template-kwargs", found=text
         ) from problem
     if not isinstance(value, dict):
-        raise InputError(
-            "not a JSON object", key="--default-chat-template-kwargs", found=text
-        )
+        raise InputError("not a JSON object", key="--default-chat-template-kwargs", found=text)
     return value
 
 

@@ -38,7 +38,8 @@ REQUEST_ID = re.compile(r"[\w.-]{1,100}")
 
 
 def create_app(
-    service: Service, lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
+    service: Service,
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
 ) -> ASGIApp:
     """The ASGI application; the engine of ``service`` must have been started."""
     endpoints = Endpoints(service)

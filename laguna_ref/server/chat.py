@@ -42,9 +42,7 @@ class Chat:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.model = service.require_model(body.model)
-        self.names = logprobs.Names(
-            service.tokenizer, as_ids=bool(body.return_tokens_as_token_ids)
-        )
+        self.names = logprobs.Names(service.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
         self.trace = body.laguna is not None and body.laguna.trace
         if self.trace and not body.stream:
             raise errors.bad_request("a trace needs stream: true", "laguna")
@@ -105,7 +103,9 @@ class Chat:
                 yield self._chunk(choice, {"role": "assistant", "content": ""})
             deltas = self._take(choice, update, answers)
             extras = self._extras(update)
-            for part in [self._delta(choice, delta) for delta in deltas] or ([{}] if extras else []):
+            for part in [self._delta(choice, delta) for delta in deltas] or (
+                [{}] if extras else []
+            ):
                 yield self._chunk(choice, part, extras)
                 extras = {}
             if choice.ending:

@@ -41,9 +41,7 @@ class Completion:
         self.id = f"cmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.model = service.require_model(body.model)
-        self.names = logprobs.Names(
-            service.tokenizer, as_ids=bool(body.return_tokens_as_token_ids)
-        )
+        self.names = logprobs.Names(service.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
         if body.stream and body.prompt_logprobs is not None:
             raise errors.bad_request("not available with stream", "prompt_logprobs")
         count = service.logprobs_within(body.logprobs, "logprobs")
