@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from laguna_ref.cli.options import SKIP_LAYERS, ModelCommand, ModelOptions, model_options_but
+from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options_but
 from laguna_ref.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 PARSERS = ("poolside_v1", "none")
 
 
-class ServeCommand(ModelCommand):
-    """Its MODEL may stand before or behind the layers of ``--kv-cache-dtype-skip-layers``."""
-
-
-@click.command("serve", cls=ServeCommand)
+@click.command("serve", cls=ModelCommand)
 @click.argument("model", required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -87,6 +83,9 @@ class ServeCommand(ModelCommand):
     "--enable-auto-tool-choice", is_flag=True, help="Always so; accepted for vLLM's recipes."
 )
 @click.option(
+    "--trust-remote-code", is_flag=True, help="No code of a checkpoint is ever run; accepted."
+)
+@click.option(
     "--chat-template", metavar="FILE|LAYOUT",
     help="A Jinja file, or xs2 or xs2.1.  [default: the checkpoint's own]",
 )  # fmt: skip
@@ -116,6 +115,7 @@ def command(
     log_level: str,
     grace: float,
     enable_auto_tool_choice: bool,
+    trust_remote_code: bool,
     **given: Any,
 ) -> None:
     """Serve MODEL (default: laguna-tiny) over HTTP in the manner of OpenAI and vLLM.
@@ -124,7 +124,6 @@ def command(
     See docs/serve.md.
     """
     try:
-        from laguna_ref.server import logs
         from laguna_ref.server.run import Address, require_key_unless_local, serve
     except ModuleNotFoundError as problem:
         raise InputError(
@@ -133,9 +132,8 @@ def command(
     import dataclasses
 
     require_key_unless_local(host, tuple(given["api_keys"]))
-    logs.configure(log_format, log_level)
     service = _service(dataclasses.replace(options, model=model).load(), model, given)
-    serve(service, Address(host, port, grace))
+    serve(service, Address(host, port, grace), log_format, log_level)
 
 
 def _service(model: Laguna, name: str | None, given: dict[str, Any]) -> Any:

@@ -42,7 +42,8 @@ class Answers:
     def end(self, index: int) -> None:
         """No more of this one is wanted."""
         self._open.discard(index)
-        self._engine.cancel([self._sequences[index]])
+        if not self._sequences[index].ended:
+            self._engine.cancel([self._sequences[index]])
 
     def close(self) -> None:
         """Frees the places of those that have not ended."""

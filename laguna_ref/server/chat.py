@@ -122,18 +122,21 @@ class Chat:
         deltas = choice.parser.push(update.text) if update.text else []
         if update.finish is not None:
             deltas += choice.parser.finish()
-        # One call alone is asked for: the answer ends where a second one begins.
-        second = self.body.parallel_tool_calls is False and next(
-            (at for at, delta in enumerate(deltas) if delta.call and delta.call.index > 0), None
-        )
-        if second is not False and second is not None:
-            deltas = deltas[:second]
+        finish = update.finish
+        second = self._second_call(deltas)
+        if second is not None:
+            deltas, finish = deltas[:second], Finish("stop")
         choice.deltas += deltas
-        if update.finish is not None or (second is not False and second is not None):
-            finish = update.finish or Finish("stop")
+        if finish is not None:
             answers.end(choice.index)
             choice.ending = self._ending(choice, finish)
         return deltas
+
+    def _second_call(self, deltas: list[Delta]) -> int | None:
+        """Where a second call begins, if one alone is asked for: the answer ends before it."""
+        if self.body.parallel_tool_calls is not False:
+            return None
+        return next((at for at, one in enumerate(deltas) if one.call and one.call.index > 0), None)
 
     def _ending(self, choice: Choice, finish: Finish) -> dict[str, Any]:
         result = ending(finish, self.body.stop_token_ids)
@@ -146,8 +149,7 @@ class Chat:
     def _delta(self, choice: Choice, delta: Delta) -> dict[str, Any]:
         """A piece in the words of a stream; a call's id, type and name come with its first."""
         if delta.call is None:
-            key = "reasoning_content" if delta.reasoning else "content"
-            return {key: delta.reasoning or delta.content}
+            return reasoning(delta.reasoning) if delta.reasoning else {"content": delta.content}
         call = delta.call
         function: dict[str, Any] = {"arguments": call.arguments}
         if call.name is None:
@@ -179,7 +181,7 @@ class Chat:
         answer = join(choice.deltas)
         message: dict[str, Any] = {"role": "assistant", "content": answer.content}
         if answer.reasoning is not None:
-            message["reasoning_content"] = answer.reasoning
+            message |= reasoning(answer.reasoning)
         if answer.calls:
             message["tool_calls"] = [
                 {"id": _call_id(), "type": "function",
@@ -215,6 +217,11 @@ class Chat:
             sum(len(choice.tokens) for choice in self.choices),
             computed.cached_tokens if computed else 0,
         )
+
+
+def reasoning(text: str) -> dict[str, str]:
+    """Under the model card's name and under the one that vLLM has since taken."""
+    return {"reasoning_content": text, "reasoning": text}
 
 
 def _call_id() -> str:

@@ -48,7 +48,7 @@ class PrefixCache:
         return None
 
     def keep(self, tokens: Sequence[int], cache: KVCache) -> None:
-        """Keeps a copy of ``cache``, which holds ``tokens``, unless it alone would fill the room."""
+        """Keeps a copy of ``cache``, which holds ``tokens``, unless it would fill half the room."""
         key = _key(tokens)
         if key in self._caches:
             self._caches.move_to_end(key)

@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 
 from laguna_ref.errors import InputError
+from laguna_ref.server import logs
 from laguna_ref.server.app import create_app
 from laguna_ref.server.service import Service
 
@@ -75,10 +76,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(service: Service, address: Address) -> None:
+def serve(service: Service, address: Address, log_format: str, log_level: str) -> None:
     """Starts the engine, then listens; returns when it has ended."""
     require_key_unless_local(address.host, service.settings.api_keys)
     bound = _bound(address)
+    logs.configure(log_format, log_level)
     service.engine.start()
     config = uvicorn.Config(
         create_app(service), log_config=None, access_log=False, server_header=False,

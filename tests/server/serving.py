@@ -1,4 +1,4 @@
-"""Servers for tests: within the process, in a thread with a socket, and as a process of their own."""
+"""Servers for tests: within the process, in a thread with a socket, as processes of their own."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_the_least_recently_used_goes_first_and_room_is_kept_within(model: Lagun
     prefixes = PrefixCache(3 * size)
     for seed in range(3):
         prefixes.keep(prompt(64, seed), cache)
-    assert prefixes.find(prompt(65, seed=0)[:64] + [70]) is not None
+    assert prefixes.find([*prompt(64, seed=0), 70]) is not None
     prefixes.keep(prompt(64, 3), cache)
     assert len(prefixes) == 3
     assert prefixes.nbytes == 3 * size
