@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import random
 import time
@@ -155,10 +156,8 @@ def test_whoever_leaves_frees_its_place_at_once(served: Running) -> None:
     forever = body_of(0) | {"max_tokens": 8000}
     for _ in range(3):
         stream(served.url, forever, most=2)
-    try:
+    with contextlib.suppress(httpx.TimeoutException):
         httpx.post(f"{served.url}/completions", json=forever | {"stream": False}, timeout=0.5)
-    except httpx.TimeoutException:
-        pass
     wait_for_quiet(served.url)
     text = httpx.get(f"{served.url.removesuffix('/v1')}/metrics").text
     assert 'laguna_requests_finished_total{reason="cancelled"} 4.0' in text
