@@ -161,6 +161,7 @@ def _service(model: Laguna, name: str | None, given: dict[str, Any]) -> Any:
         template_kwargs=_json_object(given["template_kwargs"]),
         prompt_mode=given["prompt_mode"],
         api_keys=_checked_keys(given["api_keys"]),
+        local_only=not given["api_keys"],
         max_body_bytes=given["max_body_mb"] * 2**20,
     )
     metrics = Metrics()

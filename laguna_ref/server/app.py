@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 import time
@@ -89,24 +90,28 @@ class Front:
             await send(message)
 
         try:
-            if self._may(request):
-                await self._app(scope, receive, sending)
-            else:
-                await _error(_unauthorised())(scope, receive, sending)
+            refusal = self._refusal(request)
+            await (_error(refusal) if refusal else self._app)(scope, receive, sending)
         finally:
             path = getattr(scope.get("route"), "path", "other")
             self._service.metrics.responses.labels(path, str(status)).inc()
             log.info("request", method=request.method, path=path, status=status,
                      seconds=round(time.perf_counter() - started, 4))  # fmt: skip
 
-    def _may(self, request: Request) -> bool:
-        keys = self._service.settings.api_keys
-        if not keys or request.url.path in OPEN_PATHS:
-            return True
+    def _refusal(self, request: Request) -> errors.ApiError | None:
+        """Why the request may not go on."""
+        settings = self._service.settings
+        if settings.local_only and not is_local(request.url.hostname or ""):
+            return errors.ApiError(403, "the host named is not this machine", code="wrong_host")
+        if not settings.api_keys or request.url.path in OPEN_PATHS:
+            return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         # All are compared, whole digests each: time tells neither which nor how much was right.
-        right = [hmac.compare_digest(_digest(given.strip()), _digest(key)) for key in keys]
-        return scheme.lower() == "bearer" and any(right)
+        same = [hmac.compare_digest(_digest(given.strip()), _digest(k)) for k in settings.api_keys]
+        if scheme.lower() == "bearer" and any(same):
+            return None
+        return errors.ApiError(401, "wrong or missing API key", kind="authentication_error",
+                               code="invalid_api_key")  # fmt: skip
 
 
 class Endpoints:
@@ -272,9 +277,12 @@ async def _unforeseen(request: Request, problem: Exception) -> Response:
     return _error(errors.internal())
 
 
-def _unauthorised() -> errors.ApiError:
-    return errors.ApiError(401, "wrong or missing API key", kind="authentication_error",
-                           code="invalid_api_key")  # fmt: skip
+def is_local(host: str) -> bool:
+    """Whether a host, by name or address, is this machine and no other can reach it."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _digest(text: str) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from laguna_ref.chat.answer import AnswerParser, Delta, join, thinking_open
+from laguna_ref.chat.answer import AnswerParser, Delta, join
 from laguna_ref.server import errors, logprobs
 from laguna_ref.server.answers import Answers, require_whole
 from laguna_ref.server.chat_prompt import ChatPrompt, chat_prompt
@@ -72,7 +72,7 @@ class Chat:
     def _parser(self, prompt: ChatPrompt) -> AnswerParser:
         settings = self.service.settings
         return AnswerParser(
-            thinking=thinking_open(prompt.ids),
+            thinking=prompt.thinking,
             tools=prompt.tools,
             parse_reasoning=settings.parse_reasoning,
             parse_tools=settings.parse_tools and bool(prompt.tools) and prompt.calls_allowed,

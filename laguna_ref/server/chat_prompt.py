@@ -9,6 +9,7 @@ from typing import Any
 
 from laguna_ref.chat.messages import check_messages, check_tools
 from laguna_ref.chat.prompt import RESERVED, Span, encode
+from laguna_ref.chat.reasoning import THINK_ID, thinking_open
 from laguna_ref.server import errors
 from laguna_ref.server.requests import ChatRequest, NamedTool
 from laguna_ref.server.service import Service
@@ -19,6 +20,8 @@ class ChatPrompt:
     """What the model reads, and how its answer is to be read."""
 
     ids: tuple[int, ...]
+    thinking: bool
+    """Whether the answer begins inside its thinking."""
     tools: list[dict[str, Any]] | None
     calls_allowed: bool
     keep_at: tuple[int, ...]
@@ -31,11 +34,19 @@ def chat_prompt(service: Service, body: ChatRequest) -> ChatPrompt:
     assert service.template is not None
     tools = _checked_tools(body)
     allowed = _calls_allowed(body, tools)
+    kwargs = _template_kwargs(service, body)
     prompt = encode(
         tokenizer, service.template, check_messages(body.messages), tools=tools,
-        mode=service.settings.prompt_mode, **_template_kwargs(service, body),
+        mode=service.settings.prompt_mode, **kwargs,
     )  # fmt: skip
-    return ChatPrompt(prompt.ids, tools, allowed, _ends_of_messages(prompt.spans))
+    return ChatPrompt(
+        prompt.ids, _thinking(prompt.ids, kwargs), tools, allowed, _ends_of_messages(prompt.spans)
+    )
+
+
+def _thinking(ids: tuple[int, ...], kwargs: dict[str, Any]) -> bool:
+    """A template that writes neither tag leaves it open only for who asked for thinking."""
+    return thinking_open(ids) and (ids[-1] == THINK_ID or bool(kwargs.get("enable_thinking")))
 
 
 def _template_kwargs(service: Service, body: ChatRequest) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import uvicorn
 
 from laguna_ref.errors import InputError
 from laguna_ref.server import logs
-from laguna_ref.server.app import create_app
+from laguna_ref.server.app import create_app, is_local
 from laguna_ref.server.service import Service
 
 log = structlog.get_logger("laguna_ref.server")
@@ -33,13 +32,7 @@ class Address:
 
 def require_key_unless_local(host: str, keys: tuple[str, ...]) -> None:
     """Raises InputError for an address others can reach, without a key."""
-    if keys or host == "localhost":
-        return
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+    if not keys and not is_local(host):
         raise InputError(
             "an address that others can reach needs a key", key="--host", found=host,
             expected="--api-key or LAGUNA_API_KEY",

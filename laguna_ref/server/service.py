@@ -38,6 +38,9 @@ class Settings:
     """Defaults of ``chat_template_kwargs``."""
     prompt_mode: str = "safe"
     api_keys: tuple[str, ...] = ()
+    local_only: bool = False
+    """Whether requests must name this machine as their host: without a key, a web page whose name
+    has been pointed at 127.0.0.1 could otherwise read answers."""
     max_body_bytes: int = 8 * 2**20
     body_timeout: float = 30.0
     """Seconds in which the body of a request has to arrive."""

@@ -159,13 +159,11 @@ def test_log_probabilities_cover_every_token(talking: Local) -> None:
     assert [len(entry["top_logprobs"]) for entry in content] == [2] * len(content)
     data = bytes(byte for entry in content for byte in entry["bytes"])
     assert data.decode() == SAID["Say hi"] + "</assistant>"
-    chunks = events(
-        talking.post(
-            PATH,
-            {"messages": [{"role": "user", "content": "Say hi"}], "stream": True, "logprobs": True,
-             "top_logprobs": 2, "chat_template_kwargs": {"enable_thinking": True}, "tools": [SHELL]},
-        )
-    )  # fmt: skip
+    body = {
+        "messages": [{"role": "user", "content": "Say hi"}], "tools": [SHELL], "stream": True,
+        "logprobs": True, "top_logprobs": 2, "chat_template_kwargs": {"enable_thinking": True},
+    }  # fmt: skip
+    chunks = events(talking.post(PATH, body))
     streamed = [
         entry for chunk in chunks for one in chunk["choices"]
         if one["logprobs"] for entry in one["logprobs"]["content"]

@@ -104,6 +104,15 @@ def keyed():  # type: ignore[no-untyped-def]
         yield Local(service)
 
 
+def test_without_a_key_only_this_machine_may_be_meant() -> None:
+    with ended(service_of(local_only=True)) as service:
+        local = Local(service)
+        for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200),
+                             ("evil.example", 403), ("127.0.0.1.evil.example", 403)):  # fmt: skip
+            found = local.request("GET", "/v1/models", headers={"host": host})
+            assert found.status_code == status, host
+
+
 def test_an_address_that_others_reach_needs_a_key() -> None:
     for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
         require_key_unless_local(host, ())
