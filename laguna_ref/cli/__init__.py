@@ -27,6 +27,7 @@ COMMANDS = (
     "conform",
     "diagnose",
     "explain",
+    "serve",
     "bench",
 )
 
