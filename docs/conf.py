@@ -61,6 +61,7 @@ nitpick_ignore_regex = [
     # Inner types that signatures show and that have no page of their own.
     ("py:class", r"laguna_ref\.conformance\.(prepared|matrices|asking|operations|inputs)\..*"),
     ("py:class", r"laguna_ref\.conformance\.(varied_engine|partial_budget|conform_report)\..*"),
+    ("py:class", r"laguna_ref\.checkpoint\.(matching|names)\..*"),
     ("py:class", r"laguna_ref\.conformance\.laws\.case\..*|Example|Check"),
 ]
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from sphinx.util.inspect import TypeAliasForwardRef
+
 LABELS = (
     "Shapes", "Dtypes", "Units", "Rounds at", "Follows", "Easy to get wrong", "Raises", "Attributes",
     "Source", "Needs",
@@ -79,5 +81,7 @@ def process(_app: Any, _what: str, _name: str, obj: Any, _options: Any, lines: l
 
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
+    # Inside tuple[...] Sphinx 8.2 shows an alias by its repr; the alias's name is wanted.
+    TypeAliasForwardRef.__repr__ = lambda alias: alias.name
     app.connect("autodoc-process-docstring", process)
     return {"parallel_read_safe": True}
