@@ -1,7 +1,7 @@
 """Write the real outputs of the commands that README and docs show in place of those shown.
 
-``python tools/update_shown_outputs.py [--slow] [PAGE ...]``: an output that still matches stays as it
-is. Where the page shows ``…`` for lines left out, as many lines are kept before and after it as now.
+``python tools/update_shown_outputs.py [--slow] [PAGE ...]``: an output that still matches stays as
+it is. Where the page shows ``…`` for lines left out, as many are kept before and after it as now.
 """
 
 from __future__ import annotations
@@ -27,31 +27,27 @@ def main() -> None:
     for page in [path.resolve() for path in options.pages] or shown.PAGES:
         for index in range(len(list(shown.blocks(page)))):
             block = list(shown.blocks(page))[index]  # anew: the page may have grown
-            left_out = block.excuse or ("slow" in block.keywords and not options.slow)
-            if block.language == "console" and not left_out:
-                failed |= not update(block)
+            if block.language == "console":
+                failed |= not update(block, options.slow)
     sys.exit(failed)
 
 
-def update(block: shown.Block) -> bool:
+def update(block: shown.Block, slow: bool) -> bool:
     """Runs a block and mends the page; whether all commands ended as they should."""
     well, lines = True, []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for keyword in block.keywords:
-            if keyword not in ("slow", "output"):
-                getattr(preparations, keyword)(folder)
+        preparations.prepare(Path(name))
         for command in block.commands():
-            output, code = shown.run(command, folder)
-            real = shown.presentable(output, folder)
-            if code != command.code:
-                well = False
-                print(f"{block.name}: exit {code} of $ {command.text}\n{real}", file=sys.stderr)
-            wanted = bool(command.shown) or "output" in block.keywords
             now = command.shown
-            if wanted and code == command.code and not shown.matches(now, real):
-                now = shortened(now, real)
-                print(f"{block.name}: $ {command.text}")
+            if not block.excuse_of(command) and block.is_slow(command) <= slow:
+                output, code = shown.run(command, Path(name))
+                real = shown.presentable(output, Path(name))
+                if code != command.code:
+                    well = False
+                    print(f"{block.name}: exit {code} of $ {command.text}\n{real}", file=sys.stderr)
+                elif (now or "output" in block.keywords) and not shown.matches(now, real):
+                    now = shortened(now, real)
+                    print(f"{block.name}: $ {command.text}")
             lines += [f"$ {command.text}", *([now] if now else [])]
     text = block.page.read_text("utf-8")
     body = "\n".join(lines) + "\n"

@@ -15,8 +15,8 @@ from typing import Any
 from sphinx.util.inspect import TypeAliasForwardRef
 
 LABELS = (
-    "Shapes", "Dtypes", "Units", "Rounds at", "Follows", "Easy to get wrong", "Raises", "Attributes",
-    "Source", "Needs",
+    "Shapes", "Dtypes", "Units", "Rounds at", "Follows", "Easy to get wrong", "Raises",
+    "Attributes", "Source", "Needs",
 )  # fmt: skip
 LITERAL = re.compile(r"(``.+?``|:\w[\w:]*:`[^`]+`)", re.DOTALL)
 

@@ -20,8 +20,8 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 from laguna_ref.checkpoint import preset
-from laguna_ref.conformance.faults import CATALOGUE, DIALS, Fault
 from laguna_ref.config import LagunaConfig
+from laguna_ref.conformance.faults import CATALOGUE, DIALS, Fault
 from laguna_ref.load import EMBEDDED
 from laguna_ref.trace import ATTENTION_POINTS, LAYER_POINTS, SPARSE_POINTS
 
@@ -86,7 +86,7 @@ def trace_points() -> Iterator[str]:
     said = meanings()
     layer = {f"model.layers.N.{name}".rstrip("."): (name, shape) for name, shape in _of_a_layer()}
     points = {"model.embed_tokens": ("model.embed_tokens", "[T, D]")} | layer
-    points |= {name: (name, shape) for name, shape in (("model.norm", "[T, D]"), ("lm_head", "[T, V]"))}  # fmt: skip  # noqa: E501
+    points |= {"model.norm": ("model.norm", "[T, D]"), "lm_head": ("lm_head", "[T, V]")}
     yield from header("trace point", "shape", "meaning")
     for name, (short, shape) in points.items():
         meaning = said.get(short) or said[name]

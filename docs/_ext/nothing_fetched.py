@@ -1,4 +1,4 @@
-"""The finished site works without a network: a page that fetches a script or a style is an error."""
+"""The finished site works without a network: a page that fetches anything is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages suppose to lie in the reader's folder: a checkpoint, a port of one's own, a dump."""
+"""What the pages suppose to lie in the reader's folder: a checkpoint, a port, a dump."""
 
 from __future__ import annotations
 

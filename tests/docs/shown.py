@@ -3,12 +3,12 @@
 A command stands in a ``console`` block after ``$ ``; what follows it is its output. An HTML comment
 right before the block says how it is run:
 
-``<!-- not run: needs a GPU -->``   not at all, for the reason given
-``<!-- shown: slow -->``            with ``-m slow`` only
-``<!-- shown: dump, port -->``      in a folder with what these functions of ``preparations`` make
-``<!-- shown: output -->``          its output is compared even where the page shows none (yet)
+- ``<!-- not run: needs a GPU -->``: not at all, for the reason given
+- ``<!-- shown: slow -->``: with ``-m slow`` only
+- ``<!-- shown: output -->``: its output is compared even where the page shows none (yet)
 
-A command without output is run, and has to end as its comment says (``# exit 1``), or well.
+A command without output is run, and has to end as its comment says (``# exit 1``), or well. The
+README, which is read as plain text too, has no such comments: ``README`` says it here.
 """
 
 from __future__ import annotations
@@ -35,6 +35,19 @@ PAGES = (
     *sorted((ROOT / "docs").glob("**/*.md")),
     EMBEDDED / "README.md",
 )
+README = {
+    "laguna-ref synth --preset xs2-int4": "not run: writes 2.5 GB",
+    "laguna-ref golden make --model": "slow",
+    "laguna-ref golden make --only": "slow",
+    "laguna-ref golden compare goldens/": "slow",
+    "laguna-ref bench": "slow",
+    "laguna-ref conform python:": "slow",
+    "laguna-ref conform openai:": "not run: needs a server",
+    "laguna-ref conform transformers:cuda": "not run: needs a GPU",
+    "laguna-ref diagnose python:": "slow",
+    "pytest --laguna-backend": "slow",
+}
+"""How commands of the README are run, by how they start; others just so."""
 ANYTHING = "…"
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 BLOCK = re.compile(
@@ -80,6 +93,14 @@ class Block:
         """``docs/conform.md:12``"""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
+    def excuse_of(self, command: Command) -> str:
+        """Why it is not run, or nothing."""
+        return self.excuse or _of_readme(self, command).partition("not run: ")[2]
+
+    def is_slow(self, command: Command) -> bool:
+        """Whether it is run with ``-m slow`` only."""
+        return "slow" in self.keywords or _of_readme(self, command) == "slow"
+
     def commands(self) -> list[Command]:
         """Its commands, with the output shown."""
         found: list[Command] = []
@@ -94,6 +115,12 @@ class Block:
                 shown.append(lines.pop(0))
             found.append(Command(text.removeprefix("$ "), "\n".join(shown)))
         return found
+
+
+def _of_readme(block: Block, command: Command) -> str:
+    if block.page != ROOT / "README.md":
+        return ""
+    return next((how for start, how in README.items() if command.text.startswith(start)), "")
 
 
 def blocks(page: Path) -> Iterator[Block]:

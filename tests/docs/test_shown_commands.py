@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,32 +14,26 @@ BLOCKS = [block for page in shown.PAGES for block in shown.blocks(page)]
 README_SET_UP = 2
 """The README's first two ``sh`` blocks are run by .ci/run, in a fresh environment."""
 EXCUSED: dict[str, int] = {}
-"""Blocks of a page that are not run; a further one is a decision, not an accident."""
+"""Commands of a page that are not run; a further one is a decision, not an accident."""
 
 
-def runnable() -> list[shown.Block]:
-    return [block for block in BLOCKS if block.language == "console" and not block.excuse]
+def parameters() -> Iterator[object]:
+    """Each block, and again those with slow commands."""
+    for block in BLOCKS:
+        if block.language == "console":
+            commands = [each for each in block.commands() if not block.excuse_of(each)]
+            if any(not block.is_slow(each) for each in commands):
+                yield pytest.param(block, False, id=block.name)
+            if any(block.is_slow(each) for each in commands):
+                yield pytest.param(block, True, id=f"{block.name}-slow", marks=pytest.mark.slow)
 
 
-def parameters() -> list[object]:
-    return [
-        pytest.param(
-            block, id=block.name, marks=[pytest.mark.slow] if "slow" in block.keywords else []
-        )
-        for block in runnable()
-    ]
-
-
-def prepare(block: shown.Block, folder: Path) -> None:
-    for keyword in block.keywords:
-        if keyword not in ("slow", "output"):
-            getattr(preparations, keyword)(folder)
-
-
-@pytest.mark.parametrize("block", parameters())
-def test_its_output_is_the_real_one(block: shown.Block, tmp_path: Path) -> None:
-    prepare(block, tmp_path)
+@pytest.mark.parametrize(("block", "slow"), parameters())
+def test_its_output_is_the_real_one(block: shown.Block, slow: bool, tmp_path: Path) -> None:
+    preparations.prepare(tmp_path)
     for command in block.commands():
+        if block.excuse_of(command) or block.is_slow(command) > slow:
+            continue
         output, code = shown.run(command, tmp_path)
         real = shown.presentable(output, tmp_path)
         assert code == command.code, f"{command.text}: exit {code}\n{real}"
@@ -49,12 +45,20 @@ def test_its_output_is_the_real_one(block: shown.Block, tmp_path: Path) -> None:
 
 
 def test_what_is_not_run_is_counted() -> None:
-    found: dict[str, int] = {}
-    for block in BLOCKS:
-        if block.excuse:
-            page = str(block.page.relative_to(shown.ROOT))
-            found[page] = found.get(page, 0) + 1
-    assert found == EXCUSED
+    found = Counter(
+        str(block.page.relative_to(shown.ROOT))
+        for block in BLOCKS
+        for command in (block.commands() if block.language == "console" else [])
+        if block.excuse_of(command)
+    )
+    assert dict(found) == EXCUSED
+
+
+def test_excuses_of_the_readme_are_needed() -> None:
+    texts = [each.text for block in BLOCKS if block.page == shown.PAGES[0]
+             for each in (block.commands() if block.language == "console" else [])]  # fmt: skip
+    for start in shown.README:
+        assert any(text.startswith(start) for text in texts), start
 
 
 def test_set_up_is_run_elsewhere_or_excused() -> None:

@@ -1,7 +1,7 @@
 """What a public docstring has to say, and a check that refuses a new one that does not say it.
 
 Public is what the API reference shows: the modules that ``docs/reference/*.md`` name, and in them
-what has no underscore. Presence of docstrings is ruff's matter (rules D1); here it is about content:
+what has no underscore. Presence is ruff's matter (rules D1); here it is about content:
 
 - arrays: a signature with an array in it states shapes, ``[T, V]``;
 - errors: an error that a function raises itself is named;
@@ -72,8 +72,8 @@ LATER = {
     "laguna_ref.rope_spec.RopeSpec.inv_freq": "shapes",
     "laguna_ref.trace.Recorder.record": "shapes",
 }
-"""Known gaps, each with what is missing: budgets are filed under the hash of these files' source, so
-their docstrings are mended when budgets are measured anew. An entry that is no longer true fails."""
+"""Known gaps, each with what is missing: budgets are filed under the hash of these files' source,
+so their docstrings are mended when budgets are measured anew. An entry that is not true fails."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def takes_arrays(node: ast.FunctionDef) -> bool:
 
 
 def errors_of(node: ast.FunctionDef) -> set[str]:
-    """Errors raised by the function itself; one that is passed on, or of an inner function, is not."""
+    """Errors that the function itself makes and raises."""
     calls = [each.exc for each in ast.walk(node) if isinstance(each, ast.Raise) and each.exc]
     names = {ast.unparse(each.func) for each in calls if isinstance(each, ast.Call)}
     return {name for name in names if re.fullmatch(r"\w+Error", name)}
