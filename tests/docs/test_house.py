@@ -9,13 +9,8 @@ import pytest
 from tests.docs.shown import ROOT
 
 TEXT = (ROOT / "docs" / "house.md").read_text("utf-8")
-PATHS = sorted(
-    set(
-        re.findall(
-            r"`((?:laguna_ref|laguna_ref_pytest|numba_kernels|tests|tools|docs)/[^`\s]*)`", TEXT
-        )
-    )
-)
+ROOMS = "laguna_ref|laguna_ref_pytest|numba_kernels|tests|tools|docs"
+PATHS = sorted(set(re.findall(rf"`((?:{ROOMS})/[^`\s]*)`", TEXT)))
 
 
 @pytest.mark.parametrize("path", PATHS)
