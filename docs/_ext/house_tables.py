@@ -3,11 +3,13 @@
 ``axis-letters``: each letter with its key of config.json and its value in two models.
 ``trace-points``: every point in order of execution, shapes from ``laguna_ref.trace``, meanings
 from the one table in docs/golden-format.md.
+``kernel-modules``: the modules of numba_kernels, by their docstrings.
 ``fault-catalogue``: every fault, dial and its public reports, a family a table.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
@@ -113,6 +115,15 @@ def fault_catalogue() -> Iterator[str]:
         yield row(f"`{dial.name}`", f"`{dial.point}`", dial.layers, reach)
 
 
+def kernel_modules() -> Iterator[str]:
+    """Each module of numba_kernels with the first paragraph of its docstring; none is imported."""
+    yield from header("module", "what it holds")
+    for path in sorted((DOCS.parent / "numba_kernels").glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        if path.stem != "__init__":
+            yield row(f"`{path.stem}`", " ".join(text.split("\n\n")[0].split()).replace("``", "`"))
+
+
 def of_fault(fault: Fault) -> str:
     """One row of its family's table."""
     where = f"`{fault.point or 'the layer'}`, {fault.layers.replace('_', ' ')}"
@@ -159,6 +170,7 @@ def setup(app: Any) -> dict[str, Any]:
     for name, make in (
         ("axis-letters", axis_letters),
         ("trace-points", trace_points),
+        ("kernel-modules", kernel_modules),
         ("fault-catalogue", fault_catalogue),
     ):
         app.add_directive(name, directive(make))

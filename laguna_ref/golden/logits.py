@@ -89,7 +89,7 @@ def summarise(logits: Array, top: int = TOP, sample: int = SAMPLE) -> LogitsSumm
 
 
 def sampled_columns(vocabulary: int, count: int, seed: int = SEED) -> Array:
-    """Different column numbers, int64 [count], ascending; all if there are no more."""
+    """Different column numbers, int64 [count], ascending; all of them if there are no more."""
     keys = np.random.PCG64(seed).random_raw(vocabulary)  # a stream that no version changes
     return np.sort(np.argsort(keys, kind="stable")[:count]).astype(np.int64)
 
