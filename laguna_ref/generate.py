@@ -32,7 +32,7 @@ def generate(
     cache: KVCache | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
 ) -> Iterator[int]:
-    """Yields the tokens that follow ``prompt_tokens``, the stop token not included.
+    """Yields the tokens that follow ``prompt_tokens``, int [T], the stop token not included.
 
     What is None comes from the checkpoint's generation_config.json, else: 2,048 tokens,
     greedy, the config's ``eos_token_id`` as stop ids. It ends at a stop token, after

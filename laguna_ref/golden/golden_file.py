@@ -85,7 +85,7 @@ def read_golden(path: str | Path, model: Laguna | None = None) -> Golden:
 
 
 def tensors_of(golden: Golden) -> dict[str, Array]:
-    """Every array of a golden by its name in a file."""
+    """Every array of a golden by its name in a file; shapes as in docs/golden-format.md."""
     logits = golden.logits
     result = {
         "tokens": np.array(golden.case.tokens, dtype=np.int64),
