@@ -50,6 +50,12 @@ class Tokenizer:
         return self._inner.get_vocab_size(with_added_tokens=True)
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Added tokens that are no text: ``〈|EOS|〉``, not ``</think>``."""
+        added = self._inner.get_added_tokens_decoder()
+        return frozenset(token for token, entry in added.items() if entry.special)
+
+    @cached_property
     def control(self) -> Mapping[int, str]:
         """Spelling of every added token by its id: text that ``encode`` takes for a token."""
         added = self._inner.get_added_tokens_decoder()

@@ -18,6 +18,7 @@ from laguna_ref.cli.errors import run
 
 COMMANDS = (
     "generate",
+    "chat",
     "logits",
     "inspect",
     "trace",
@@ -26,6 +27,7 @@ COMMANDS = (
     "conform",
     "diagnose",
     "explain",
+    "serve",
     "bench",
 )
 

@@ -240,6 +240,20 @@ def test_a_failure_is_saved_with_its_model(tmp_path: Path) -> None:
     assert replay(opener("oracle"), None, result.reproduce).status == "holds"
 
 
+def test_an_example_at_which_the_backend_fails_is_a_failure_again(tmp_path: Path) -> None:
+    def broken(folder: Path) -> Backend:
+        return windowed(1)(laguna_ref.load(folder))
+
+    class Failing(OneModel):
+        def logits(self, tokens: Sequence[int]) -> Any:
+            raise RuntimeError("connection reset")
+
+    saved = one(broken, examples=40, names=["sliding-reach"], examples_database=tmp_path)
+    failed = replay(lambda folder: Failing(laguna_ref.load(folder)), None, saved.reproduce)
+    assert (failed.status, failed.examples, failed.reproduce) == ("failed", 0, "")
+    assert failed.detail == "the backend failed: RuntimeError: connection reset"
+
+
 def test_progress_counts_examples() -> None:
     seen: list[tuple[str, int, int]] = []
     one(opener("oracle"), names=["agreement"], progress=lambda *state: seen.append(state))
