@@ -26,7 +26,7 @@ from laguna_ref.cli.explain.drawing import (
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import print_json
 from laguna_ref.cli.prefill_bar import prefill_bar
-from laguna_ref.cli.prompts import Prompt, prompt_options, read_prompt
+from laguna_ref.cli.prompts import GivenPrompt, prompt_options, read_prompt
 from laguna_ref.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def attention(
     save_plot(plot, lambda: plots.attention(view, asked.quoted, layer, head))
 
 
-def describe(view: AttentionView, asked: Prompt, layer: int | None) -> dict[str, Any]:
+def describe(view: AttentionView, asked: GivenPrompt, layer: int | None) -> dict[str, Any]:
     """What ``--json`` prints; the map, if a layer was asked for, is [heads, queries, keys]."""
     result: dict[str, Any] = {
         "schema": 1,
@@ -146,7 +146,9 @@ def _print(view: AttentionView, shown: list[int]) -> None:
     )
 
 
-def _print_layer(one: LayerAttention, view: AttentionView, asked: Prompt, head: int | None) -> None:
+def _print_layer(
+    one: LayerAttention, view: AttentionView, asked: GivenPrompt, head: int | None
+) -> None:
     import numpy as np
 
     heads = range(one.layer.num_heads)

@@ -25,7 +25,7 @@ from laguna_ref.cli.explain.drawing import (
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import print_json
 from laguna_ref.cli.prefill_bar import prefill_bar
-from laguna_ref.cli.prompts import Prompt, prompt_options, read_prompt
+from laguna_ref.cli.prompts import GivenPrompt, prompt_options, read_prompt
 
 if TYPE_CHECKING:
     from laguna_ref.explain.diff_view import DiffView, LayerDiff
@@ -99,7 +99,7 @@ def _side(options: ModelOptions, spelled: str) -> Laguna:
     )
 
 
-def describe(view: DiffView, asked: Prompt) -> dict[str, Any]:
+def describe(view: DiffView, asked: GivenPrompt) -> dict[str, Any]:
     """What ``--json`` prints; errors are relative, an infinite one is null."""
 
     def summary(errors: Array) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _print(view: DiffView, asked: Prompt, shown: list[int], a: str, b: str) -> None:
+def _print(view: DiffView, asked: GivenPrompt, shown: list[int], a: str, b: str) -> None:
     table(
         ["layer", "kind", "stream", "attention adds", "MLP adds", ">flipped"],
         (_row(view.layers[index]) for index in shown),

@@ -18,7 +18,7 @@ from laguna_ref.errors import InputError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from laguna_ref.cli.prompts import Prompt
+    from laguna_ref.cli.prompts import GivenPrompt
     from laguna_ref.config import LayerSpec
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -128,7 +128,7 @@ def percent(share: float) -> str:
     return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
-def named(asked: Prompt, token: int, width: int = 14) -> str:
+def named(asked: GivenPrompt, token: int, width: int = 14) -> str:
     """A token's text, quoted and cut to a width; its id where there is no tokenizer."""
     text = asked.quoted(token) or str(token)
     return text if len(text) <= width else text[: width - 1] + "…"

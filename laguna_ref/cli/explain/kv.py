@@ -25,7 +25,7 @@ from laguna_ref.cli.explain.drawing import (
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import human, print_json
 from laguna_ref.cli.prefill_bar import prefill_bar
-from laguna_ref.cli.prompts import Prompt, prompt_options, read_prompt
+from laguna_ref.cli.prompts import GivenPrompt, prompt_options, read_prompt
 
 if TYPE_CHECKING:
     from laguna_ref.explain.kv_view import FP8Error, KVView, LayerKV
@@ -65,7 +65,7 @@ def kv(
     save_plot(plot, lambda: plots.kv(view))
 
 
-def describe(view: KVView, asked: Prompt) -> dict[str, Any]:
+def describe(view: KVView, asked: GivenPrompt) -> dict[str, Any]:
     """What ``--json`` prints."""
 
     def errors(one: FP8Error) -> dict[str, Any]:

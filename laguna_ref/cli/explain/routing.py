@@ -26,7 +26,7 @@ from laguna_ref.cli.explain.token import describe_choice
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import print_json
 from laguna_ref.cli.prefill_bar import prefill_bar
-from laguna_ref.cli.prompts import Prompt, prompt_options, read_prompt
+from laguna_ref.cli.prompts import GivenPrompt, prompt_options, read_prompt
 from laguna_ref.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def routing(
     save_plot(plot, lambda: plots.routing(view))
 
 
-def describe(view: RoutingView, asked: Prompt) -> dict[str, Any]:
+def describe(view: RoutingView, asked: GivenPrompt) -> dict[str, Any]:
     """What ``--json`` prints; margins are null where all experts are chosen."""
     import numpy as np
 
@@ -110,7 +110,7 @@ def describe(view: RoutingView, asked: Prompt) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(view: RoutingView, asked: Prompt, shown: list[int]) -> None:
+def _print(view: RoutingView, asked: GivenPrompt, shown: list[int]) -> None:
     layers = [one for one in view.layers if one.layer in set(shown)]
     table(
         ["layer", "load, by expert", ">used", ">as if", "busiest", ">margin", ">least", ">near"],

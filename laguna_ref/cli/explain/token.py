@@ -27,7 +27,7 @@ from laguna_ref.cli.explain.drawing import (
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import print_json
 from laguna_ref.cli.prefill_bar import prefill_bar
-from laguna_ref.cli.prompts import Prompt, prompt_options, read_prompt
+from laguna_ref.cli.prompts import GivenPrompt, prompt_options, read_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,7 @@ def token(
     save_plot(plot, lambda: plots.token(view, asked.quoted))
 
 
-def describe(view: TokenView, asked: Prompt) -> dict[str, Any]:
+def describe(view: TokenView, asked: GivenPrompt) -> dict[str, Any]:
     """What ``--json`` prints; keys stay, more may be added (docs/explain.md)."""
     from laguna_ref.explain.token_view import norm
 
@@ -103,7 +103,7 @@ def describe(view: TokenView, asked: Prompt) -> dict[str, Any]:
     }
 
 
-def _describe_layer(step: LayerStep, view: TokenView, asked: Prompt) -> dict[str, Any]:
+def _describe_layer(step: LayerStep, view: TokenView, asked: GivenPrompt) -> dict[str, Any]:
     looked_at = [
         {"position": at, "token": int(view.tokens[at]), "text": asked.text_of(int(view.tokens[at])),
          "probability": probability}
@@ -142,7 +142,7 @@ def describe_choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _guesses(guesses: Sequence[Guess], asked: Prompt) -> list[dict[str, Any]]:
+def _guesses(guesses: Sequence[Guess], asked: GivenPrompt) -> list[dict[str, Any]]:
     return [
         {"token": guess.token, "text": asked.text_of(guess.token), "logit": guess.logit,
          "logprob": guess.logprob}
@@ -150,7 +150,7 @@ def _guesses(guesses: Sequence[Guess], asked: Prompt) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _print(view: TokenView, asked: Prompt, shown: Sequence[int]) -> None:
+def _print(view: TokenView, asked: GivenPrompt, shown: Sequence[int]) -> None:
     steps = [view.layers[index] for index in shown]
     name = named(asked, int(view.tokens[-1]), 20)
     title = f"Token {view.position}, {name}: norm of its stream, and of what is added"
@@ -181,7 +181,7 @@ def _print(view: TokenView, asked: Prompt, shown: Sequence[int]) -> None:
     say("A bar is the share of the norm of the stream after the layer.")
 
 
-def _way(step: LayerStep, asked: Prompt) -> list[Any]:
+def _way(step: LayerStep, asked: GivenPrompt) -> list[Any]:
     def part(*names: str) -> Any:
         found = [step.norms[name] for name in names if name in step.norms]
         if not found:
@@ -197,7 +197,7 @@ def _way(step: LayerStep, asked: Prompt) -> list[Any]:
     ]  # fmt: skip
 
 
-def _looked(step: LayerStep, view: TokenView, asked: Prompt) -> list[Any]:
+def _looked(step: LayerStep, view: TokenView, asked: GivenPrompt) -> list[Any]:
     looks = [
         f"{at} {named(asked, int(view.tokens[at]), 9)} {percent(probability)}"
         for at, probability in step.most_looked_at(2)
