@@ -240,16 +240,14 @@ def test_a_failure_is_saved_with_its_model(tmp_path: Path) -> None:
     assert replay(opener("oracle"), None, result.reproduce).status == "holds"
 
 
-def test_an_example_at_which_the_backend_fails_is_a_failure_again(tmp_path: Path) -> None:
-    def broken(folder: Path) -> Backend:
-        return windowed(1)(laguna_ref.load(folder))
-
+def test_an_example_at_which_the_backend_fails_is_a_failure_again(tiny: laguna_ref.Laguna) -> None:
     class Failing(OneModel):
         def logits(self, tokens: Sequence[int]) -> Any:
             raise RuntimeError("connection reset")
 
-    saved = one(broken, examples=40, names=["sliding-reach"], examples_database=tmp_path)
-    failed = replay(lambda folder: Failing(laguna_ref.load(folder)), None, saved.reproduce)
+    word = to_blob("causality", Example({}, 0, (), (1, 2, 3), {"cut": 1}))
+    assert replay(None, OneModel(tiny), word, oracle=tiny).status == "holds"
+    failed = replay(None, Failing(tiny), word, oracle=tiny)
     assert (failed.status, failed.examples, failed.reproduce) == ("failed", 0, "")
     assert failed.detail == "the backend failed: RuntimeError: connection reset"
 
