@@ -11,7 +11,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 PICTURES = {
-    "explain-token": ["token"],
+    "explain-token": ["token", "import numpy as"],
     "explain-routing": ["routing"],
     "explain-rope": ["rope", "--model", "xs2-int4"],
     "explain-diff": ["diff", "base", "fault:rope.scaling_ignored"],
