@@ -155,7 +155,7 @@ def _print(view: TokenView, asked: GivenPrompt, shown: Sequence[int]) -> None:
     name = named(asked, int(view.tokens[-1]), 20)
     title = f"Token {view.position}, {name}: norm of its stream, and of what is added"
     table(
-        ["layer", "kind", ">stream", "attention", "shared", "routed, MLP", "if it ended here"],
+        ["layer", "kind", ">stream", "attention", "shared", "routed, MLP", "if ended here"],
         (_way(step, asked) for step in steps),
         title=title,
     )
@@ -190,7 +190,7 @@ def _way(step: LayerStep, asked: GivenPrompt) -> list[Any]:
         return bar_and(share, 4, number(found[0]), 6)
 
     guess = step.lens[0]
-    says = f"{percent(math.exp(guess.logprob)):>4} {named(asked, guess.token, 13)}"
+    says = f"{percent(math.exp(guess.logprob)):>4} {named(asked, guess.token, 10)}"
     return [
         str(step.layer.index), kind(step.layer), number(step.before), part("attention"),
         part("shared_experts"), part("routed_experts", "dense_mlp"), says,
@@ -211,7 +211,7 @@ def _looked(step: LayerStep, view: TokenView, asked: GivenPrompt) -> list[Any]:
 def chosen_row(choice: Choice) -> list[str]:
     """Layer, experts, margin and runner-up of a choice."""
     pairs = [f"{e} {w:.2f}" for e, w in zip(choice.experts, choice.weights, strict=True)]
-    experts = "  ".join(pairs[:5]) + (f"  +{len(pairs) - 5}" if len(pairs) > 5 else "")
+    experts = "  ".join(pairs[:4]) + (f"  +{len(pairs) - 4}" if len(pairs) > 4 else "")
     runner_up = "-" if choice.runner_up is None else str(choice.runner_up)
     near = "  near tie" if choice.near_tie else ""
     return [str(choice.layer), experts, number(choice.margin), runner_up + near]
