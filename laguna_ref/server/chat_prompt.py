@@ -34,9 +34,12 @@ def chat_prompt(service: Service, body: ChatRequest) -> ChatPrompt:
     assert service.template is not None
     tools = _checked_tools(body)
     allowed = _calls_allowed(body, tools)
+    messages = check_messages(body.messages)
+    if not messages:
+        raise errors.bad_request("must not be empty", "messages")
     kwargs = _template_kwargs(service, body)
     prompt = encode(
-        tokenizer, service.template, check_messages(body.messages), tools=tools,
+        tokenizer, service.template, messages, tools=tools,
         mode=service.settings.prompt_mode, **kwargs,
     )  # fmt: skip
     return ChatPrompt(
