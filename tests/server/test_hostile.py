@@ -70,6 +70,9 @@ def spoilt(draw: st.DrawFn) -> tuple[str, bytes]:
     body: dict[str, Any] = dict(GOOD[path])
     for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3)):
         body[name] = draw(values)
+    if draw(st.booleans()):
+        names = st.sampled_from(["enable_thinking", "self", "text", "messages", "a b", "", "tools"])
+        body["chat_template_kwargs"] = draw(st.dictionaries(names, values, max_size=2))
     return path, json.dumps(body).encode()
 
 
