@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -94,6 +95,14 @@ class Local:
         transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **more)
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 30) -> None:
+    """Polls; a place in the batch is free a moment after its last word has been said."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:

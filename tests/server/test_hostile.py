@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from tests.server.serving import JSON, Local, ended, service_of
+from tests.server.serving import JSON, Local, ended, service_of, wait_until
 
 PATHS = ("/v1/completions", "/v1/chat/completions")
 GOOD = {
@@ -107,8 +107,7 @@ def attacked(local: Local, count: int) -> None:
 
     run()
     assert good_answers(local) == before
-    engine = local.service.engine
-    assert (engine.running, engine.waiting) == (0, 0)
+    wait_until(lambda: local.service.engine.running + local.service.engine.waiting == 0)
 
 
 @pytest.fixture(scope="module")
