@@ -199,7 +199,7 @@ class Running:
         try:
             url = self._urls.get(timeout=SECONDS_TO_START)
         except queue.Empty:
-            self.kill()
+            self.close()
             raise AssertionError("it does not listen: " + "".join(self.lines)) from None
         assert url, "it ended before it listened: " + "".join(self.lines)
         self.url = url
@@ -228,9 +228,10 @@ class Running:
         self.process.send_signal(signal.SIGTERM)
         return self._wait(timeout)
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
+    def close(self) -> None:
+        """Ends it, by force if need be; it may have ended already."""
+        if self.process.poll() is None:
+            self.process.kill()
         self._wait(30)
 
     def _wait(self, timeout: float) -> int:
