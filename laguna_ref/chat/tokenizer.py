@@ -84,7 +84,8 @@ class Tokenizer:
         inner = self._inner
         if inner.normalizer is not None:
             text = inner.normalizer.normalize_str(text)
-        words = inner.pre_tokenizer.pre_tokenize_str(text)
+        splitter = inner.pre_tokenizer
+        words = [(text, None)] if splitter is None else splitter.pre_tokenize_str(text)
         ids = [token.id for word, _ in words for token in inner.model.tokenize(word)]
         for token in ids:
             if token in self.control:

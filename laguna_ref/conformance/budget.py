@@ -143,7 +143,7 @@ def measure(
 
     Variations of seeds ``seed`` to ``seed + runs - 1``; the first ``fitted(runs)`` give the scales.
     """
-    prompt = Prompt(model, tokens, positions, precision)
+    prompt = PromptRuns(model, tokens, positions, precision)
     count = fitted(runs)
     values, flips = [], []
     for index in range(count):
@@ -193,7 +193,7 @@ def _scales(runs: list[dict[Key, float]], precision: Precision) -> dict[Key, flo
     return dict(zip(keys, scales.tolist(), strict=True))
 
 
-class Prompt:
+class PromptRuns:
     """One prompt under one precision: the oracle's run, and legal runs by seed."""
 
     def __init__(
