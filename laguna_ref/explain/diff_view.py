@@ -127,8 +127,15 @@ class _Comparing:
         layers = []
         for layer in self._layers:
             at = f"model.layers.{layer.index}"
-            parts = (self._errors[f"{at}{part}"] for part in ("", ".self_attn", ".mlp"))
-            layers.append(LayerDiff(layer, *parts, self._flips.get(f"{at}.mlp.topk_ids")))
+            layers.append(
+                LayerDiff(
+                    layer=layer,
+                    residual=self._errors[at],
+                    attention=self._errors[f"{at}.self_attn"],
+                    mlp=self._errors[f"{at}.mlp"],
+                    flipped=self._flips.get(f"{at}.mlp.topk_ids"),
+                )
+            )
         embedding = self._errors["model.embed_tokens"]
         return DiffView(ids, embedding, tuple(layers), self._kl, self._same)
 

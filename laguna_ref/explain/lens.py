@@ -34,7 +34,7 @@ def lens(model: Laguna, residual: Array) -> Array:
 
 
 def log_probabilities(logits: Array) -> Array:
-    """Log-softmax over the last axis in float64, nats."""
+    """Log-softmax over the last axis: [..., V] -> [..., V] in float64, nats."""
     wide = logits.astype(np.float64)
     greatest = wide.max(axis=-1, keepdims=True)
     total = np.log(np.exp(wide - greatest).sum(axis=-1, keepdims=True))

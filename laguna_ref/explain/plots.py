@@ -91,10 +91,11 @@ def token(view: TokenView, quoted: Quoted = str) -> Any:
         step = max(1, math.ceil(len(says) / 14))
         for at, guess in list(zip(x, says, strict=True))[::-step]:
             bottom.annotate(
-                _label(quoted(guess.token), 10), (at, 1.0), rotation=30, fontsize=9,
-                xycoords=("data", "axes fraction"), annotation_clip=False,
+                _token(quoted(guess.token), 9), (at, 1.0), (-4, 3), rotation=30, fontsize=9,
+                xycoords=("data", "axes fraction"), textcoords="offset points",
+                annotation_clip=False,
             )  # fmt: skip
-        answer = _label(quoted(view.guesses[0].token), 16)
+        answer = _token(quoted(view.guesses[0].token), 16)
         highest = max(0.05, 1.15 * math.exp(max(logprobs)))
         bottom.set(ylim=(0, min(1.0, highest)), ylabel="probability",
                    xlabel="layer (-1: the embedding)",
@@ -218,9 +219,7 @@ def kv(view: KVView) -> Any:
                      markersize=4, label=name)  # fmt: skip
             bottom.plot(x, [100 * side.range_used for side in sides], marker, color=colour,
                         markersize=4)  # fmt: skip
-        bottom.axhline(100, color=RED, linewidth=1)
-        bottom.annotate("saturates above", (1, 100), fontsize=9, ha="right", va="bottom",
-                        color=RED, xycoords=("axes fraction", "data"))  # fmt: skip
+        bottom.axhline(100, color=RED, linewidth=1, label="saturates above")
         top.set(ylabel="RMS error, %", ylim=(0, None))
         top.set_title(f"What FP8 costs, over {len(view.tokens)} tokens")
         bottom.set(xlabel="layer", ylabel="range used, %")
@@ -231,7 +230,7 @@ def kv(view: KVView) -> Any:
         for axes in (top, bottom):
             axes.grid(axis="y")
         _layer_ticks(bottom, len(view.layers))
-        figure.legend(loc="outside lower center", ncols=2)
+        figure.legend(loc="outside lower center", ncols=3)
         return figure
 
 
@@ -259,6 +258,7 @@ def diff(view: DiffView, a: str = "A", b: str = "B") -> Any:
             axes.set_xlim(-0.6, len(view.layers) - 0.4)
         bottom.plot(np.maximum(view.kl, LEAST_ERROR), ".-", color=RED, linewidth=0.8)
         bottom.set(yscale="log", xlabel="token", ylabel="KL(A || B), nats")
+        bottom.xaxis.get_major_locator().set_params(integer=True)
         bottom.grid(axis="y")
         return figure
 
@@ -316,7 +316,7 @@ def _map(view: AttentionView, quoted: Quoted, layer: int, head: int | None) -> A
                             norm=PowerNorm(0.5, 0, float(np.nanmax(visible))))  # fmt: skip
         step = max(1, math.ceil(len(shown) / 32))
         ticks = range(0, len(shown), step)
-        names = [_label(quoted(int(view.tokens[first + i])), 10) for i in ticks]
+        names = [_token(quoted(int(view.tokens[first + i])), 10) for i in ticks]
         axes.set_xticks(list(ticks), names, rotation=90, fontsize=8)
         axes.set_yticks(list(ticks), names, fontsize=8)
         which = "mean of all heads" if head is None else f"head {head}"
@@ -352,3 +352,8 @@ def _label(text: str, width: int) -> str:
     plain = text.encode("ascii", "backslashreplace").decode()
     short = plain if len(plain) <= width else plain[: width - 3] + "..."
     return short.replace("$", r"\$")
+
+
+def _token(text: str, width: int) -> str:
+    """A token's text, whose spaces are to be seen."""
+    return _label(text, width).replace(" ", "\N{MIDDLE DOT}")

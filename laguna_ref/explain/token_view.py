@@ -131,16 +131,17 @@ def token(
 
 
 def position_in(tokens: Array, position: int) -> int:
-    """``position`` counted from 0; raises InputError for one that is not there."""
+    """``position`` in tokens [T], counted from 0; raises InputError for one that is not there."""
     count = len(tokens)
-    whole = isinstance(position, Integral) and not isinstance(position, bool)
+    given: object = position
+    whole = isinstance(given, Integral) and not isinstance(given, bool)
     if not whole or not -count <= position < count:
         raise InputError("no such position", expected=f"{-count} to {count - 1}", found=position)
     return int(position) % count
 
 
 def norm(vector: Array) -> float:
-    """Euclidean, in float64."""
+    """Euclidean norm of a vector [N], in float64."""
     return float(np.linalg.norm(vector.astype(np.float64)))
 
 

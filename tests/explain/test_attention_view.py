@@ -12,6 +12,7 @@ from laguna_ref.explain import probabilities
 from laguna_ref.explain.running import watching_attention
 from laguna_ref.generate import PREFILL_CHUNK
 from tests.small import Array, quantised, small, small_config, tokens_for
+from tests.tolerances import assert_within, model_error
 
 TOKENS = tokens_for(small_config(), 11, seed=5)
 
@@ -43,7 +44,7 @@ def test_sums_are_those_of_the_whole_matrix(model: laguna_ref.Laguna, layer: int
     p = by_loop(model, layer)
     found = explain.attention(model, TOKENS, maps=[layer], last=11).layers[layer]
     assert found.map is not None
-    np.testing.assert_allclose(found.map, p, atol=1e-12)
+    assert_within(found.map, p, model_error(model.config, 11, np.float64))
     t = np.arange(11)
     distance = (p * (t[:, None] - t)).sum(axis=2).mean(axis=1)
     np.testing.assert_allclose(found.distance, distance)
@@ -58,7 +59,8 @@ def test_the_last_tokens_of_a_map(model: laguna_ref.Laguna) -> None:
     view = explain.attention(model, TOKENS, maps=[1], last=4)
     found = view.layers[1].map
     assert found is not None
-    np.testing.assert_allclose(found, by_loop(model, 1)[:, -4:, -4:], atol=1e-12)
+    expected = by_loop(model, 1)[:, -4:, -4:]
+    assert_within(found, expected, model_error(model.config, 11, np.float64))
     assert view.layers[0].map is None
 
 

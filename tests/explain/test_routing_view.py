@@ -10,6 +10,7 @@ from laguna_ref import explain
 from laguna_ref.explain import running
 from laguna_ref.explain.routing_view import LayerRouting
 from tests.small import Array, small, small_config, tokens_for
+from tests.tolerances import assert_within, model_error
 
 TOKENS = tokens_for(small_config(), 30, seed=7)
 
@@ -28,16 +29,17 @@ def test_load_weights_and_margins(monkeypatch: pytest.MonkeyPatch, chunk: int) -
     model(TOKENS, trace=recorder)
     view = explain.routing(model, TOKENS, nearest=3)
     assert [layer.layer for layer in view.layers] == [1, 2]
+    error = model_error(model.config, 30, np.float64)
     every = []
     for found in view.layers:
         at = f"model.layers.{found.layer}.mlp"
         ids, weights = recorder[f"{at}.topk_ids"], recorder[f"{at}.topk_weights"]
         assert found.load.tolist() == [int((ids == e).sum()) for e in range(6)]
         expected = [weights[ids == e].sum() for e in range(6)]
-        np.testing.assert_allclose(found.weight, expected, atol=1e-12)
+        assert_within(found.weight, expected, error)
         bias = one.values[f"{at}.experts.e_score_correction_bias"]
         ranked = np.sort(sigmoid(recorder[f"{at}.gate"]) + bias)[:, ::-1]
-        np.testing.assert_allclose(found.margins, ranked[:, 1] - ranked[:, 2], atol=1e-12)
+        assert_within(found.margins, ranked[:, 1] - ranked[:, 2], error, unit=1.0)
         every += [(m, found.layer, t) for t, m in enumerate(found.margins)]
     nearest = [(c.margin, c.layer, c.position) for c in view.nearest]
     assert nearest == sorted(every)[:3]

@@ -141,8 +141,8 @@ def _print(view: AttentionView, shown: list[int]) -> None:
     )  # fmt: skip
     say_left_out(range(len(view.layers)), shown)
     say(
-        "back: tokens. keys: how many share the attention, exp of its entropy. own, first:\n"
-        "probability of the query's own token, of the first one. gate: times the output."
+        "back: tokens. keys: how many share the attention, exp of its entropy. own,\n"
+        "first: probability of the query's own token, of the first. gate: on the output."
     )
 
 

@@ -162,4 +162,4 @@ def _row(one: LayerDiff) -> list[Any]:
 def _error(errors: Array) -> Any:
     mean = float(errors.mean())
     share = 1 - math.log(mean) / math.log(LEAST) if mean > 0 and math.isfinite(mean) else 0.0
-    return bar_and(share if math.isfinite(mean) else 1.0, 8, number(mean, 2), 8)
+    return bar_and(share if math.isfinite(mean) else 1.0, 6, number(mean, 2), 8)

@@ -11,7 +11,6 @@ import click
 from laguna_ref.cli.explain.drawing import (
     LAYERS_OPTION,
     PLOT_OPTION,
-    bar_and,
     kind,
     number,
     percent,
@@ -92,14 +91,14 @@ def describe(view: KVView, asked: GivenPrompt) -> dict[str, Any]:
 
 def _print(view: KVView, shown: list[int], context: int) -> None:
     table(
-        ["layer", "kind", "cache", ">K scale", "range", ">error", ">lost", ">V scale",
-         "range", ">error", ">lost"],
+        ["layer", "kind", "cache", ">K scale", ">range", ">error", ">V scale", ">range",
+         ">error", ">lost"],
         (_row(view.layers[index]) for index in shown),
         title=f"Keys and values of {len(view.tokens)} tokens through FP8",
     )  # fmt: skip
     say_left_out(range(len(view.layers)), shown)
-    say("range: greatest value over 448 times the scale; above 100% saturates. error: RMS over\n"
-        "RMS. lost: values that saturate or come back as zero.")  # fmt: skip
+    say("range: greatest value over 448 times the scale; above 100% saturates. error:\n"
+        "RMS over RMS. lost: values that saturate or come back as zero.")  # fmt: skip
     for title, sizes in ((f"{len(view.tokens):,} tokens", view.nbytes),
                          (f"{context:,} tokens", view.full_nbytes)):  # fmt: skip
         parts = ", ".join(f"{k.removesuffix('_attention')} {human(n, 'B')}"
@@ -110,10 +109,6 @@ def _print(view: KVView, shown: list[int], context: int) -> None:
 def _row(one: LayerKV) -> list[Any]:
     cells: list[Any] = [str(one.layer.index), kind(one.layer), "fp8" if one.fp8 else "float"]
     for side in (one.keys, one.values):
-        cells += [
-            number(side.scale),
-            bar_and(side.range_used, 2, percent(side.range_used), 4),
-            f"{side.relative_error:.1%}",
-            str(side.saturated + side.vanished),
-        ]
-    return cells
+        cells += [number(side.scale), percent(side.range_used), f"{side.relative_error:.1%}"]
+    sides = (one.keys, one.values)
+    return [*cells, str(sum(side.saturated + side.vanished for side in sides))]

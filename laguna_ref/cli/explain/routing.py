@@ -130,8 +130,8 @@ def _print(view: RoutingView, asked: GivenPrompt, shown: list[int]) -> None:
             title="Least margins: the last expert chosen, and the next",
         )  # fmt: skip
     say_left_out([one.layer for one in view.layers], shown)
-    say("as if: evenly loaded experts of the same entropy. margin: the median. near: ties so near\n"
-        "that rounding both logits to bfloat16 could turn the choice.")  # fmt: skip
+    say("as if: evenly loaded experts of the same entropy. margin: the median. near:\n"
+        "ties so near that rounding both logits to bfloat16 could turn the choice.")  # fmt: skip
 
 
 def _row(one: LayerRouting, view: RoutingView) -> list[str]:

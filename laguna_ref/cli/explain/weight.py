@@ -172,8 +172,8 @@ def _print_groups(packed: Packed) -> None:
     if len(packed.groups) > SHOWN_GROUPS:
         say(f"{len(packed.groups) - SHOWN_GROUPS} more groups with --json")
     say(
-        "half step: the most a rounded weight is off by. expected error: scale / sqrt(12),\nif "
-        "errors are spread evenly. The weights before rounding are not in the checkpoint."
+        "half step: the most a rounded weight is off by. expected error: scale / sqrt(12)\n"
+        "if errors are spread evenly. The weights before rounding are not stored."
     )
     say(f"rounded to bfloat16, as released loaders do, {percent(packed.changed_by_bf16)} of the "
         "row's values change")  # fmt: skip
