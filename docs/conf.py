@@ -31,7 +31,7 @@ extensions = [
     "house_tables",
     "nothing_fetched",
 ]
-exclude_patterns = ["_ext", "examples"]
+exclude_patterns = ["_ext", "_static", "examples"]
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_block"]
@@ -52,7 +52,7 @@ nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"Array": "laguna_ref.numerics.Array"}
+autodoc_type_aliases = {"Array": "Array"}
 autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "show-inheritance": False}
 python_use_unqualified_type_names = True
@@ -62,7 +62,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Types of other packages: nothing is fetched, so there is no inventory to find them in.
     ("py:class", r"(numpy|collections|pathlib|contextlib|types)\..*"),
-    ("py:class", r"SearchStrategy|Console|Array|laguna_ref\.numerics\.Array"),
+    ("py:class", r"SearchStrategy|Console|Array"),
     # Inner types that signatures show and that have no page of their own.
     ("py:class", r"laguna_ref\.conformance\.(prepared|matrices|asking|operations|inputs)\..*"),
     ("py:class", r"laguna_ref\.conformance\.(varied_engine|partial_budget|conform_report)\..*"),
@@ -72,6 +72,9 @@ nitpick_ignore_regex = [
 
 html_theme = "furo"
 html_title = f"laguna_ref {version}"
+html_static_path = ["_static"]
+html_css_files = ["house.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
