@@ -6,7 +6,6 @@ executed while the site is built. Nothing is fetched: no intersphinx, no scripts
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,10 +13,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
 import laguna_ref  # noqa: E402 - after the path, as the extensions are
-
-# What the cells run: this environment's programs, printing for a page and no terminal.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ |= {"NO_COLOR": "1", "COLUMNS": "100", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 project = "laguna_ref"
 author = "The laguna_ref maintainers"
@@ -30,6 +25,7 @@ extensions = [
     "house_docstrings",
     "house_tables",
     "nothing_fetched",
+    "plain_cells",
 ]
 exclude_patterns = ["_ext", "_static", "examples"]
 
