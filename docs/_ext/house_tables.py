@@ -127,9 +127,13 @@ def kernel_modules() -> Iterator[str]:
 def of_fault(fault: Fault) -> str:
     """One row of its family's table."""
     where = "not in logits" if fault.layers == "generation" else f"`{fault.point}`"
-    where += "" if fault.layers in ("generation", "model") else f", layers: {fault.layers}"
+    where += (
+        ""
+        if fault.layers in ("generation", "model")
+        else f", {fault.layers.partition('_')[0]} layers"
+    )
     links = ", ".join(f"[{report(url)}]({url})" for url in fault.references)
-    return row(f"`{fault.name}` {fault.description}", fault.severity, where, links or "none")
+    return row(f"`{fault.name}`: {fault.description}", fault.severity, where, links or "none")
 
 
 def report(url: str) -> str:

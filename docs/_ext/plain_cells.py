@@ -1,7 +1,8 @@
 """What the cells of walkthroughs run: this environment's programs, printing for a page.
 
-A Jupyter kernel asks programs for colours (``FORCE_COLOR``), whatever its own environment says, so
-that is undone inside the kernel, by a start-up file of a profile made for this build.
+A Jupyter kernel asks programs for colours (``FORCE_COLOR``), whatever its own environment says, and
+its ``%%bash`` hands on output in pieces, which a page would show as lines. Both are mended inside the
+kernel, by a start-up file of a profile made for this build.
 """
 
 from __future__ import annotations
@@ -14,9 +15,20 @@ from typing import Any
 
 START_UP = """\
 import os
+import subprocess
+
+from IPython.core.magic import register_cell_magic
 
 for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR"):
     os.environ.pop(name, None)
+
+
+@register_cell_magic
+def bash(_, cell):
+    done = subprocess.run(["bash", "-c", cell], capture_output=True, text=True)
+    print(done.stdout, end="")
+    if done.returncode not in (0, 1, 3):  # a verdict is no mistake
+        raise RuntimeError(f"exit {done.returncode}: {done.stderr}")
 """
 PRINTING = {"NO_COLOR": "1", "COLUMNS": "100"}
 

@@ -56,7 +56,7 @@ def test_labelled_lines_become_fields() -> None:
     house_docstrings.process(None, "function", "f", function, None, lines)
     assert lines == [
         "Reads H\\*C values.", "", "", ":Shapes: x [T,", "    H\\*C].", ":path: a folder", "",
-        "More\\_ \\*here\\*.",
+        "More\\_ *here*.",
     ]  # fmt: skip
 
 
