@@ -127,11 +127,8 @@ def kernel_modules() -> Iterator[str]:
 def of_fault(fault: Fault) -> str:
     """One row of its family's table."""
     where = "not in logits" if fault.layers == "generation" else f"`{fault.point}`"
-    where += (
-        ""
-        if fault.layers in ("generation", "model")
-        else f", {fault.layers.partition('_')[0]} layers"
-    )
+    if fault.layers not in ("generation", "model"):
+        where += f", {fault.layers.partition('_')[0]} layers"
     links = ", ".join(f"[{report(url)}]({url})" for url in fault.references)
     return row(f"`{fault.name}`: {fault.description}", fault.severity, where, links or "none")
 

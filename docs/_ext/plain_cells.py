@@ -1,8 +1,8 @@
 """What the cells of walkthroughs run: this environment's programs, printing for a page.
 
-A Jupyter kernel asks programs for colours (``FORCE_COLOR``), whatever its own environment says, and
-its ``%%bash`` hands on output in pieces, which a page would show as lines. Both are mended inside the
-kernel, by a start-up file of a profile made for this build.
+A Jupyter kernel asks programs for colours (``FORCE_COLOR``), whatever its own environment says,
+and its ``%%bash`` hands on output in pieces, which a page would show as lines. Both are mended
+inside the kernel, by a start-up file of a profile made for this build.
 """
 
 from __future__ import annotations
