@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from tests.docs import preparations, shown
 
 BLOCKS = [block for page in shown.PAGES for block in shown.blocks(page)]
+CELL = re.compile(r"^```\{code-cell\}.*?^```$", re.MULTILINE | re.DOTALL)
+"""A walkthrough's cells are run by test_walkthroughs."""
 README_SET_UP = 2
 """The README's first two ``sh`` blocks are run by .ci/run, in a fresh environment."""
 EXCUSED = {
@@ -82,7 +85,7 @@ def test_set_up_is_run_elsewhere_or_excused() -> None:
 @pytest.mark.parametrize("page", shown.PAGES, ids=lambda page: str(page.relative_to(shown.ROOT)))
 def test_commands_stand_in_console_blocks(page: Path) -> None:
     """Elsewhere nothing would run them. A usage line has brackets or is in capitals."""
-    text = shown.BLOCK.sub("", page.read_text("utf-8"))
+    text = CELL.sub("", shown.BLOCK.sub("", page.read_text("utf-8")))
     starts = ("laguna-ref ", "pip install", "pytest ", "python -m ")
     for line in text.splitlines():
         code = line.startswith("    ") or line.startswith(starts)
