@@ -6,7 +6,6 @@ executed while the site is built. Nothing is fetched: no intersphinx, no scripts
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,10 +13,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
 import laguna_ref  # noqa: E402 - after the path, as the extensions are
-
-# What the cells run: this environment's programs, printing for a page and no terminal.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ |= {"NO_COLOR": "1", "COLUMNS": "100", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 project = "laguna_ref"
 author = "The laguna_ref maintainers"
@@ -30,8 +25,9 @@ extensions = [
     "house_docstrings",
     "house_tables",
     "nothing_fetched",
+    "plain_cells",
 ]
-exclude_patterns = ["_ext", "examples"]
+exclude_patterns = ["_ext", "_static", "examples"]
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_block"]
@@ -52,7 +48,7 @@ nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"Array": "laguna_ref.numerics.Array"}
+autodoc_type_aliases = {"Array": "Array"}
 autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "show-inheritance": False}
 python_use_unqualified_type_names = True
@@ -62,7 +58,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Types of other packages: nothing is fetched, so there is no inventory to find them in.
     ("py:class", r"(numpy|collections|pathlib|contextlib|types)\..*"),
-    ("py:class", r"SearchStrategy|Console|Array|laguna_ref\.numerics\.Array"),
+    ("py:class", r"SearchStrategy|Console|Array"),
     # Inner types that signatures show and that have no page of their own.
     ("py:class", r"laguna_ref\.conformance\.(prepared|matrices|asking|operations|inputs)\..*"),
     ("py:class", r"laguna_ref\.conformance\.(varied_engine|partial_budget|conform_report)\..*"),
@@ -72,6 +68,9 @@ nitpick_ignore_regex = [
 
 html_theme = "furo"
 html_title = f"laguna_ref {version}"
+html_static_path = ["_static"]
+html_css_files = ["house.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}

@@ -18,7 +18,8 @@ LABELS = (
     "Shapes", "Dtypes", "Units", "Rounds at", "Follows", "Easy to get wrong", "Raises",
     "Attributes", "Source", "Needs",
 )  # fmt: skip
-LITERAL = re.compile(r"(``.+?``|:\w[\w:]*:`[^`]+`)", re.DOTALL)
+EMPHASIS = r"(?<![\w*])\*\w[\w ]*\*(?![\w*])"
+MARKED = re.compile(rf"(``.+?``|:\w[\w:]*:`[^`]+`|{EMPHASIS})", re.DOTALL)
 
 
 def parameters(obj: Any) -> list[str]:
@@ -49,8 +50,8 @@ def as_fields(lines: list[str], names: Iterable[str] = ()) -> Iterator[str]:
 
 
 def plain(text: str) -> str:
-    """Stars, bars and trailing underscores outside literals mean themselves."""
-    parts = LITERAL.split(text)
+    """Stars, bars and trailing underscores mean themselves, but for literals and ``*emphasis*``."""
+    parts = MARKED.split(text)
     for index in range(0, len(parts), 2):
         parts[index] = re.sub(r"([*|])", r"\\\1", parts[index])
         parts[index] = re.sub(r"(\w)_(?!\w)", r"\1\\_", parts[index])

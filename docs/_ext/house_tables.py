@@ -39,7 +39,7 @@ LETTERS = {
     "K": ("experts chosen by a token", "num_experts_per_tok"),
     "F": ("width of an expert", "moe_intermediate_size"),
     "V": ("vocabulary", "vocab_size"),
-    "S": ("cached positions a query may look at", "grows with the sequence"),
+    "S": ("cached positions", "grows with the sequence"),
 }
 
 
@@ -64,7 +64,7 @@ def value(config: LagunaConfig, key: str) -> str:
     found = getattr(config, key, None)
     if isinstance(found, int):
         return f"{found:,}"
-    return f"at most {config.max_position_embeddings:,}" if key.startswith("the prompt") else "≤ T"
+    return f"at most {config.max_position_embeddings:,}"
 
 
 def meanings() -> dict[str, str]:
@@ -105,7 +105,7 @@ def fault_catalogue() -> Iterator[str]:
     for module, faults in groupby(CATALOGUE.values(), family):
         name = module.__name__.rpartition(".")[2] if module else "other"
         yield from (f"## {name.capitalize()}", "", first_line(module), "")
-        yield from header("fault", "what the port does", "severity", "first shows at", "reports")
+        yield from header("fault, and what the port does", "severity", "first shows", "reports")
         yield from (of_fault(fault) for fault in faults)
         yield ""
     yield from ("## Numbers that are fitted", "", "Constants that a port may take otherwise.", "")
@@ -126,9 +126,11 @@ def kernel_modules() -> Iterator[str]:
 
 def of_fault(fault: Fault) -> str:
     """One row of its family's table."""
-    where = f"`{fault.point or 'the layer'}`, {fault.layers.replace('_', ' ')}"
+    where = "not in logits" if fault.layers == "generation" else f"`{fault.point}`"
+    if fault.layers not in ("generation", "model"):
+        where += f", {fault.layers.partition('_')[0]} layers"
     links = ", ".join(f"[{report(url)}]({url})" for url in fault.references)
-    return row(f"`{fault.name}`", fault.description, fault.severity, where, links or "none")
+    return row(f"`{fault.name}`: {fault.description}", fault.severity, where, links or "none")
 
 
 def report(url: str) -> str:

@@ -6,7 +6,7 @@ it, the longest common beginning, is not computed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -134,7 +134,9 @@ class Turn:
             parse_tools=bool(session.tools),
         )
 
-    def deltas(self, on_prefill: Callable[[int, int], None] | None = None) -> Iterator[Delta]:
+    def deltas(
+        self, on_prefill: Callable[[int, int], None] | None = None
+    ) -> Generator[Delta, None, None]:
         """Pieces of the answer as they come; at its end it is a message of the conversation.
 
         Closed before, or interrupted, the answer is what has come so far, without calls.

@@ -104,6 +104,10 @@ class Conversation:
                 return
             try:
                 self._take(line)
+            except KeyboardInterrupt:  # before an answer began, or after it
+                if not self._lines.interactive:
+                    raise
+                self._screen.note("[interrupted]")
             except LagunaError as problem:
                 if not self._lines.interactive:
                     raise

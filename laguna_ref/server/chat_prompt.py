@@ -14,6 +14,9 @@ from laguna_ref.server import errors
 from laguna_ref.server.requests import ChatRequest, NamedTool
 from laguna_ref.server.service import Service
 
+TAKEN = RESERVED | {"self", "text", "spellings"}
+"""Names of arguments on the way to the template, which ``chat_template_kwargs`` may not use."""
+
 
 @dataclass(frozen=True)
 class ChatPrompt:
@@ -34,9 +37,12 @@ def chat_prompt(service: Service, body: ChatRequest) -> ChatPrompt:
     assert service.template is not None
     tools = _checked_tools(body)
     allowed = _calls_allowed(body, tools)
+    messages = check_messages(body.messages)
+    if not messages:
+        raise errors.bad_request("must not be empty", "messages")
     kwargs = _template_kwargs(service, body)
     prompt = encode(
-        tokenizer, service.template, check_messages(body.messages), tools=tools,
+        tokenizer, service.template, messages, tools=tools,
         mode=service.settings.prompt_mode, **kwargs,
     )  # fmt: skip
     return ChatPrompt(
@@ -53,7 +59,7 @@ def _template_kwargs(service: Service, body: ChatRequest) -> dict[str, Any]:
     """The server's defaults, and the request's over them."""
     given = {**service.settings.template_kwargs, **(body.chat_template_kwargs or {})}
     for name in given:
-        if name in RESERVED:
+        if name in TAKEN:
             raise errors.bad_request(f"may not set {name}", "chat_template_kwargs")
     thinking = given.get("enable_thinking", False)
     if not isinstance(thinking, bool):

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -102,7 +103,7 @@ class Engine:
         sequences = [
             Sequence(
                 job, self.tokenizer, self.model.config, self.limits.max_model_len,
-                lambda update, index=index: deliver(index, update),
+                partial(deliver, index),
             )
             for index, job in enumerate(jobs)
         ]  # fmt: skip

@@ -95,12 +95,20 @@ def _bound(address: Address) -> socket.socket:
         family, kind, protocol, _, where = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        bound = socket.socket(family, kind, protocol)
+    except OSError as problem:
+        raise _cannot_listen(address, problem) from problem
+    bound = socket.socket(family, kind, protocol)
+    try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)
     except OSError as problem:
-        raise InputError(
-            f"cannot listen ({problem.strerror or problem})", key="--host, --port",
-            found=f"{address.host}:{address.port}",
-        ) from problem  # fmt: skip
+        bound.close()
+        raise _cannot_listen(address, problem) from problem
     return bound
+
+
+def _cannot_listen(address: Address, problem: OSError) -> InputError:
+    return InputError(
+        f"cannot listen ({problem.strerror or problem})", key="--host, --port",
+        found=f"{address.host}:{address.port}",
+    )  # fmt: skip

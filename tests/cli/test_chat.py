@@ -7,13 +7,16 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from laguna_ref.chat import Tokenizer
 from laguna_ref.chat.answer import Answer, CallDelta, Delta
+from laguna_ref.cli.chat import Conversation
 from laguna_ref.cli.chat_input import PlainReader, history_file, reader
 from laguna_ref.cli.chat_screen import Screen
+from laguna_ref.errors import InputError
 from tests.cli.conftest import Run
 
 TOOLS = [
@@ -180,6 +183,39 @@ def test_bad_tools(run: Run, roomy: Path, tmp_path: Path, text: str, message: st
 def test_bad_options(run: Run, roomy: Path, bare: Path) -> None:
     assert "top_p" in run(*arguments(roomy, "--top-p", 0), stdin="x", code=2).stderr
     assert "no tokenizer" in run(*arguments(bare), stdin="x", code=2).stderr
+
+
+class _Typed:
+    """Lines as somebody would type them."""
+
+    interactive = True
+
+    def __init__(self, *lines: str) -> None:
+        self._lines = [*lines, None]
+
+    def read(self, prompt: str, *, tool: bool = False) -> str | None:
+        return self._lines.pop(0)
+
+
+class _Interrupted:
+    def begin(self, *messages: Any) -> Any:
+        raise KeyboardInterrupt
+
+
+class _Failing:
+    def begin(self, *messages: Any) -> Any:
+        raise InputError("too long")
+
+
+@pytest.mark.parametrize(
+    ("session", "said"), [(_Interrupted(), "[interrupted]\n"), (_Failing(), "Error: too long\n")]
+)
+def test_what_happens_before_an_answer_does_not_end_the_program(
+    session: Any, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = _Typed("Hi", "Hi")
+    Conversation(session, Screen(), lines).run()
+    assert capfd.readouterr() == ("", said * 2)
 
 
 # The screen.

@@ -60,8 +60,9 @@ def test_a_model_without_tokenizer_and_a_key_from_the_environment(bare: Path) ->
         found = httpx.post(f"{running.url}/completions", json=body, headers=key).json()
         assert len(found["choices"][0]["token_ids"]) == 2
         assert found["model"] == str(bare)
-    finally:
         assert running.terminate() == 0
+    finally:
+        running.close()
     assert [entry["event"] for entry in running.log][-1] == "ended"
     assert "sesame" not in "".join(running.lines)
     answers = [entry for entry in running.log if entry["event"] == "request"]

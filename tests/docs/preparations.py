@@ -23,6 +23,7 @@ import laguna_ref
 
 class Port:
     name, capabilities = "my port", ("trace",)
+    oracle = {"kv_cache": "float"}
 
     def __init__(self, folder):
         self.model = laguna_ref.load(folder, engine="numpy", kv_cache="float")
@@ -42,8 +43,6 @@ def prepare(folder: Path) -> None:
     (folder / "path" / "to").mkdir(parents=True)
     for name in ("path/to/checkpoint", "FOLDER"):
         (folder / name).symlink_to(EMBEDDED, target_is_directory=True)
-    for name in ("docs", "golden", "tests", "tools"):  # commands given in a clone
-        (folder / name).symlink_to(ROOT / name, target_is_directory=True)
     (folder / "mymodule.py").write_text(PORT)
     (folder / "dump.safetensors").write_bytes(dump())
 

@@ -178,7 +178,7 @@ def presentable(output: str, folder: Path) -> str:
 def matches(shown: str, real: str) -> bool:
     """Whether an output is the one shown; ``…`` alone in a line stands for any lines."""
     pattern = ""
-    for line in MEASURED.sub("#", shown).splitlines():
+    for line in MEASURED.sub("#", shown).split("\n"):
         if line.strip() == ANYTHING:
             pattern += r"(?:.*\n)*?"
         else:

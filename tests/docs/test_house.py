@@ -1,4 +1,4 @@
-"""docs/house.md: every file and folder it names exists."""
+"""docs/house.md: every file and folder it names exists; CITATION.cff is of this version."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import laguna_ref
 from tests.docs.shown import ROOT
 
 TEXT = (ROOT / "docs" / "house.md").read_text("utf-8")
@@ -16,6 +17,12 @@ PATHS = sorted(set(re.findall(rf"`((?:{ROOMS})/[^`\s]*)`", TEXT)))
 @pytest.mark.parametrize("path", PATHS)
 def test_it_exists(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+def test_the_citation_is_of_this_version() -> None:
+    said = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE)
+    assert said
+    assert said[1] == laguna_ref.__version__
 
 
 def test_every_room_is_described() -> None:

@@ -25,15 +25,14 @@ def cells(page: Path) -> list[str]:
     return [OPTION.sub("", code) for code in CELL.findall(page.read_text("utf-8"))]
 
 
-def execute(code: str, names: dict[str, object], folder: Path) -> None:
-    """One cell; a line that starts with ``!`` is a command of the shell, as in a notebook."""
-    if not code.startswith("!"):
+def execute(code: str, names: dict[str, object]) -> None:
+    """One cell; one that starts with ``%%bash`` is of the shell, as in a notebook."""
+    if not code.startswith("%%bash"):
         exec(compile(code, "cell", "exec"), names)
         return
-    for line in code.splitlines():
-        text = line.removeprefix("!").format(**names)
-        _, status = run(Command(text, ""), folder)
-        assert status in (0, 1, 3), f"exit {status}: {text}"  # a verdict, not a mistake
+    for line in code.splitlines()[1:]:
+        said, status = run(Command(line, ""), Path.cwd())
+        assert status in (0, 1, 3), f"exit {status}: {line}\n{said}"  # a verdict, not a mistake
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -45,7 +44,7 @@ def test_its_cells_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found
     names: dict[str, object] = {"__name__": "walkthrough"}
     for code in found:
-        execute(code, names, tmp_path)
+        execute(code, names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

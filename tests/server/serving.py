@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -94,6 +95,14 @@ class Local:
         transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **more)
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 30) -> None:
+    """Polls; a place in the batch is free a moment after its last word has been said."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
@@ -190,7 +199,7 @@ class Running:
         try:
             url = self._urls.get(timeout=SECONDS_TO_START)
         except queue.Empty:
-            self.kill()
+            self.close()
             raise AssertionError("it does not listen: " + "".join(self.lines)) from None
         assert url, "it ended before it listened: " + "".join(self.lines)
         self.url = url
@@ -219,9 +228,10 @@ class Running:
         self.process.send_signal(signal.SIGTERM)
         return self._wait(timeout)
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
+    def close(self) -> None:
+        """Ends it, by force if need be; it may have ended already."""
+        if self.process.poll() is None:
+            self.process.kill()
         self._wait(30)
 
     def _wait(self, timeout: float) -> int:

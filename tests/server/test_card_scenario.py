@@ -156,7 +156,10 @@ def recipe() -> Iterator[Running]:
     """A process of its own, started as the recipe says."""
     running = Running(*RECIPE)
     yield running
-    assert running.terminate() == 0
+    try:
+        assert running.terminate() == 0
+    finally:
+        running.close()
 
 
 def test_the_recipe_serves_the_embedded_model(recipe: Running) -> None:

@@ -252,6 +252,8 @@ def test_the_next_turn_shares_the_last_ones_cache(local: Local) -> None:
         ({"logprobs": True, "top_logprobs": 50}, "top_logprobs", "0 to 20"),
         ({"logprobs": 1}, "logprobs", "boolean"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "messages"),
+        ({"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs", "self"),
+        ({"chat_template_kwargs": {"text": 1}}, "chat_template_kwargs", "text"),
         ({"chat_template_kwargs": {"enable_thinking": "no"}}, "chat_template_kwargs", "true or"),
         ({"laguna": {"trace": True}}, "laguna", "stream"),
         ({"laguna": {"colour": 1}}, "laguna", "not permitted"),

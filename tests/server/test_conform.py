@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,22 +17,32 @@ from laguna_ref.conformance.conform import conform, oracle_of
 from laguna_ref.conformance.partial import log_softmax
 from laguna_ref.conformance.prepared import chosen, prepared
 from laguna_ref.load import EMBEDDED, load
+from laguna_ref.model import Laguna
 from tests.server.serving import Running
 
+ENVIRONMENT = dict(os.environ)
+"""With the cache of compiled kernels where it is."""
 TOKENS = [2, 381, 694, 2195]
 
 
+@pytest.fixture(scope="module")
+def model() -> Laguna:
+    """Its kernels are loaded before the place of their cache is another."""
+    model = load(threads=1)
+    model(TOKENS)
+    return model
+
+
 @pytest.fixture(autouse=True)
-def _a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _a_cache_of_its_own(model: Laguna, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 @pytest.fixture
 def served() -> Iterator[Running]:
-    running = Running()
+    running = Running(env=ENVIRONMENT)
     yield running
-    if running.process.poll() is None:
-        running.kill()
+    running.close()
 
 
 def opened(url: str, options: str = "") -> OpenAIBackend:
@@ -40,8 +51,10 @@ def opened(url: str, options: str = "") -> OpenAIBackend:
     return backend
 
 
-def test_every_manner_gives_the_models_own_log_probabilities(served: Running) -> None:
-    expected = log_softmax(load(threads=1)(TOKENS))
+def test_every_manner_gives_the_models_own_log_probabilities(
+    served: Running, model: Laguna
+) -> None:
+    expected = log_softmax(model(TOKENS))
     for mode in ("prompt_logprobs", "echo", "continue"):
         found = opened(served.url, f"?mode={mode}").logits(TOKENS)
         shown = ~np.isnan(found)

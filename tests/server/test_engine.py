@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from laguna_ref.server.engine import Engine
 from laguna_ref.server.errors import ApiError
 from laguna_ref.server.job import Job, Update
 from laguna_ref.server.service import Service
-from tests.server.serving import ended, service_of
+from tests.server.serving import ended, service_of, wait_until
 
 SAMPLING = Sampling(0.8, 50, 0.95)
 
@@ -196,10 +195,3 @@ def test_an_answer_that_takes_too_long_is_broken_off() -> None:
         (updates,) = run(service.engine, [long])
         assert updates[-1].finish is not None
         assert updates[-1].finish.why == "timeout"
-
-
-def wait_until(done: Any, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from tests.server.serving import JSON, Local, ended, service_of
+from tests.server.serving import JSON, Local, ended, service_of, wait_until
 
 PATHS = ("/v1/completions", "/v1/chat/completions")
 GOOD = {
@@ -70,6 +70,9 @@ def spoilt(draw: st.DrawFn) -> tuple[str, bytes]:
     body: dict[str, Any] = dict(GOOD[path])
     for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3)):
         body[name] = draw(values)
+    if draw(st.booleans()):
+        names = st.sampled_from(["enable_thinking", "self", "text", "messages", "a b", "", "tools"])
+        body["chat_template_kwargs"] = draw(st.dictionaries(names, values, max_size=2))
     return path, json.dumps(body).encode()
 
 
@@ -104,8 +107,7 @@ def attacked(local: Local, count: int) -> None:
 
     run()
     assert good_answers(local) == before
-    engine = local.service.engine
-    assert (engine.running, engine.waiting) == (0, 0)
+    wait_until(lambda: local.service.engine.running + local.service.engine.waiting == 0)
 
 
 @pytest.fixture(scope="module")

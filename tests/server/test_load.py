@@ -28,8 +28,7 @@ def served() -> Iterator[Running]:
     running = Running("--max-num-seqs", "8", "--max-waiting", "64", "--prefix-cache-mb", "4",
                       "--grace", "1")  # fmt: skip
     yield running
-    if running.process.poll() is None:
-        running.kill()
+    running.close()
 
 
 def body_of(kind: int) -> dict[str, Any]:
