@@ -59,7 +59,7 @@ class Checkpoint:
         return name in self.tensors
 
     def tensor(self, name: str) -> NDArray[Any]:
-        """A read-only view of a tensor as stored, by canonical name; nothing is copied.
+        """A read-only view of a tensor, shape and type as stored, by canonical name; no copy.
 
         Raises CheckpointError when there is none.
         """

@@ -26,40 +26,7 @@ from tests.meta.sources import ROOT, tree
 REFERENCE = ROOT / "docs" / "reference"
 SHAPE = re.compile(r"(?<!\w)\[[^\]\n]+\]|\bshapes?\b|elementwise")
 ARRAY = re.compile(r"\b(Array|NDArray|ArrayLike)\b")
-LATER = {
-    "laguna_ref.checkpoint.formats.packed_int.PackedIntWeight.rows": "ValueError",
-    "laguna_ref.checkpoint.formats.packed_int.padding_is_zero": "shapes",
-    "laguna_ref.checkpoint.opening.Checkpoint.tensor": "shapes",
-    "laguna_ref.checkpoint.synthesis.synth": "shapes",
-    "laguna_ref.conformance.budget.Budget.to_arrays": "shapes",
-    "laguna_ref.conformance.budget.Budget.from_arrays": "shapes",
-    "laguna_ref.conformance.budget.measure": "shapes",
-    "laguna_ref.conformance.budget.Prompt.trace": "shapes",
-    "laguna_ref.conformance.budget.threshold_of": "shapes",
-    "laguna_ref.conformance.comparisons.Comparisons.note": "shapes",
-    "laguna_ref.conformance.comparisons.Oracle.free": "shapes",
-    "laguna_ref.conformance.comparisons.Oracle.like": "shapes",
-    "laguna_ref.conformance.comparisons.compare": "shapes",
-    "laguna_ref.conformance.comparisons.has_routing": "shapes",
-    "laguna_ref.engines.with_replaced": "InputError",
-    "laguna_ref.kv_cache.KVFormat.encode": "shapes",
-    "laguna_ref.kv_cache.KVFormat.decode": "shapes",
-    "laguna_ref.model.Laguna.batch": "CacheError, InputError, shapes",
-    "laguna_ref.numerics.Numerics.round_at": "KeyError, shapes",
-    "laguna_ref.numerics.Numerics.cast": "shapes",
-    "laguna_ref.numerics.round_to_bf16": "shapes",
-    "laguna_ref.ops.activations.sigmoid": "shapes",
-    "laguna_ref.ops.activations.silu": "shapes",
-    "laguna_ref.ops.activations.softplus": "shapes",
-    "laguna_ref.ops.activations.softmax": "shapes",
-    "laguna_ref.ops.gate.apply_gate": "Follows:",
-    "laguna_ref.ops.linear.embed": "Follows:, Shapes:",
-    "laguna_ref.ops.residual.add": "Follows:, Shapes:",
-    "laguna_ref.ops.rope.scaled_table": "shapes",
-    "laguna_ref.ops.router.soft_cap": "shapes",
-    "laguna_ref.ops.router.scores_of": "Follows:, Shapes:",
-    "laguna_ref.trace.Recorder.record": "shapes",
-}
+LATER: dict[str, str] = {}
 """Known gaps, each with what is missing: budgets are filed under the hash of these files' source,
 so their docstrings are mended when budgets are measured anew. An entry that is not true fails."""
 
