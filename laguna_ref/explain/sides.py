@@ -1,6 +1,6 @@
 """The two sides of a comparison, spelled in a word or two.
 
-A side is terms joined by commas, each of which changes one thing of the base:
+A side is terms joined by commas, each of which changes one thing of the base::
 
     base                               nothing is changed
     float64, float32, bfloat16         the numerics
