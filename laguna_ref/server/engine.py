@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from laguna_ref.server.metrics import Metrics
 
 log = structlog.get_logger("laguna_ref.engine")
+WARM_PROMPT = 100
+"""Tokens; longer ones are computed by the same kernels."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,13 @@ class Engine:
 
     def start(self) -> None:
         """Compiles what a first request would wait for, then takes jobs."""
-        first = [self.model.config.bos_token_id or 0]
-        self.model.batch([first], caches=[self.model.new_cache()], last_only=True)
-        self.model.batch([first * 3, first], last_only=True)
+        token = self.model.config.bos_token_id or 0
+        caches = [self.model.new_cache() for _ in range(2)]
+        long = min(WARM_PROMPT, self.limits.max_model_len - 1)
+        # A long prompt, a batch and a single token are computed by different kernels.
+        for chunks in ([[token] * long, [token]], [[token], [token]], [[token]]):
+            if caches[0].length + len(chunks[0]) <= self.limits.max_model_len:
+                self.model.batch(chunks, caches=caches[: len(chunks)], last_only=True)
         self._thread.start()
 
     @property
