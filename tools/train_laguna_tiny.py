@@ -38,6 +38,10 @@ ENVIRONMENT = {
 }
 
 
+EMBEDDED = TOOLS.parent / "laguna_ref" / "data" / "laguna-tiny"
+FIRST, SECOND = "checkpoint.pt", "conversed.pt"  # the states of the two trainings
+
+
 def restart_with_environment() -> None:
     """Starts this process anew with ENVIRONMENT, once."""
     if sys.platform == "linux" and "LAGUNA_TINY_ENVIRONMENT" not in os.environ:
@@ -80,28 +84,56 @@ def train(options: argparse.Namespace) -> None:
     restart_with_environment()
     import torch
     from laguna_tiny import architecture, training
+    from laguna_tiny.network import initial_parameters
 
     torch.set_num_threads(options.threads)
-    plan = replace(training.Plan(), seed=options.seed)
+    config, plan = architecture.config(), training.Plan(seed=options.seed)
+    if options.steps:
+        plan = replace(plan, steps=options.steps)
+    stream = training.Stream(options.work, plan.seed)
+    training.train(
+        config, plan, initial_parameters(config, plan.seed),
+        lambda step: training.batch(stream, step, plan), options.work / FIRST,
+        options.resume, not options.eager, options.stop,
+    )  # fmt: skip
+
+
+def dialogues(options: argparse.Namespace) -> None:
+    """Generates and encodes the conversations."""
+    from laguna_tiny import dialogues
+
+    print(json.dumps(dialogues.make(options.work, EMBEDDED, options.seed, options.count)))
+
+
+def converse(options: argparse.Namespace) -> None:
+    """Trains the weights of a folder on."""
+    restart_with_environment()
+    import torch
+    from laguna_tiny import architecture, conversing, training
+
+    torch.set_num_threads(options.threads)
+    config, plan = architecture.config(), conversing.ConversePlan(seed=options.seed + 1)
     if options.steps:
         plan = replace(plan, steps=options.steps)
     training.train(
-        architecture.config(), plan, options.work, options.resume, not options.eager, options.stop
-    )
+        config, plan, conversing.published_parameters(options.start, config),
+        conversing.Mixture(options.work, plan).batch, options.work / SECOND,
+        options.resume, not options.eager, options.stop,
+    )  # fmt: skip
 
 
 def export(options: argparse.Namespace) -> None:
     """Writes the checkpoint."""
     from laguna_tiny import export
 
-    export.export(options.work, options.out, options.seed)
+    export.export(options.work, options.work / options.state, options.out, options.seed)
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """Prints the figures of the model card."""
     from laguna_tiny import evaluation
 
-    print(json.dumps(evaluation.evaluate(options.work, options.out), indent=2))
+    print(json.dumps(evaluation.evaluate(options.work, options.work / options.state, options.out), indent=2))
 
 
 def baseline(options: argparse.Namespace) -> None:
@@ -111,22 +143,31 @@ def baseline(options: argparse.Namespace) -> None:
     print(json.dumps(baseline.heldout_bits_per_byte(options.work), indent=2))
 
 
+STAGES = (corpus, tokenizer, check, train, dialogues, converse, export, evaluate, baseline)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("build/laguna_tiny"))
     parser.add_argument("--seed", type=int, default=1)
     stages = parser.add_subparsers(required=True)
-    for stage in (corpus, tokenizer, check, train, export, evaluate, baseline):
+    for stage in STAGES:
         sub = stages.add_parser(stage.__name__)
         sub.set_defaults(run=stage)
-        if stage is train:
+        if stage in (train, converse):
             sub.add_argument("--resume", action="store_true")
             sub.add_argument("--steps", type=int, help="another length for the whole schedule")
             sub.add_argument("--stop", type=int, help="stop early, after this step")
             sub.add_argument("--threads", type=int, default=2)
             sub.add_argument("--eager", action="store_true", help="without torch.compile")
-        elif stage is export:
+        if stage is converse:
+            sub.add_argument("--start", type=Path, default=EMBEDDED, help="the folder to go on from")
+        elif stage is dialogues:
+            sub.add_argument("--count", type=int, default=24_000)
+        elif stage in (export, evaluate):
+            sub.add_argument("--state", default=SECOND, help="the training's file in --work")
+        if stage is export:
             sub.add_argument("out", type=Path)
         elif stage is evaluate:
             sub.add_argument("out", type=Path, nargs="?", help="an exported folder")

@@ -97,9 +97,9 @@ def kv_scales(
     }
 
 
-def export(work: Path, out: Path, seed: int) -> None:
+def export(work: Path, state: Path, out: Path, seed: int) -> None:
     """Writes the whole folder, beside the files that are written by hand."""
-    parameters, _ = load_checkpoint(work)
+    parameters = load_checkpoint(state)
     tensors = published(parameters) | kv_scales(parameters, work, seed)
     extra = {name: (EMBEDDED / name).read_bytes() for name in COPIED if (EMBEDDED / name).exists()}
     extra["tokenizer.json"] = (work / "tokenizer.json").read_bytes()
