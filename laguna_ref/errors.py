@@ -62,6 +62,10 @@ class InputError(LagunaError):
     """Tokens, positions or options that the model cannot accept."""
 
 
+class TemplateError(InputError):
+    """A chat template that cannot be read, or a conversation that it cannot render."""
+
+
 class CacheError(LagunaError):
     """A key/value cache used in a way its contents do not allow."""
 

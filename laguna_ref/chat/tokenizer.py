@@ -7,7 +7,8 @@ either: whoever builds the prompt writes it.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -48,11 +49,45 @@ class Tokenizer:
         """Entries, added tokens included."""
         return self._inner.get_vocab_size(with_added_tokens=True)
 
+    @cached_property
+    def control(self) -> Mapping[int, str]:
+        """Spelling of every added token by its id: text that ``encode`` takes for a token."""
+        added = self._inner.get_added_tokens_decoder()
+        return {number: token.content for number, token in sorted(added.items())}
+
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; names of special tokens in it become those tokens.
 
         Raises InputError for text that is not Unicode (a lone surrogate).
         """
+        return list(self._encoding(text).ids)
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The same, and where in ``text`` each token's characters begin and end.
+
+        Tokens that share a character's bytes have the same place.
+        """
+        encoding = self._encoding(text)
+        return list(encoding.ids), list(encoding.offsets)
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of the characters of ``text``: names of special tokens in it stay text.
+
+        Raises CheckpointError where the vocabulary's merges alone would make a special token.
+        """
+        inner = self._inner
+        if inner.normalizer is not None:
+            text = inner.normalizer.normalize_str(text)
+        words = inner.pre_tokenizer.pre_tokenize_str(text)
+        ids = [token.id for word, _ in words for token in inner.model.tokenize(word)]
+        for token in ids:
+            if token in self.control:
+                raise CheckpointError(
+                    "plain text makes a special token", file=TOKENIZER_FILE, found=repr(text)
+                )
+        return ids
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as problem:
@@ -60,7 +95,7 @@ class Tokenizer:
                 f"text is not Unicode (character {problem.start})",
                 found=repr(text[problem.start]),
             ) from problem
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
+        return self._inner.encode(text, add_special_tokens=False)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of ``tokens``, special ones included.
