@@ -3,14 +3,19 @@
     python tools/train_laguna_tiny.py corpus              # 5 s: collect the sources of the corpus
     python tools/train_laguna_tiny.py tokenizer           # 30 s: train the BPE, encode the corpus
     python tools/train_laguna_tiny.py check               # the network against Transformers' own
-    python tools/train_laguna_tiny.py train [--resume]    # about an hour on two cores
+    python tools/train_laguna_tiny.py train [--resume]    # an hour on two cores: Python text
+    python tools/train_laguna_tiny.py export --state checkpoint.pt FIRST
+    python tools/train_laguna_tiny.py dialogues           # 30 s: generate and encode conversations
+    python tools/train_laguna_tiny.py converse FIRST [--resume]     # half an hour: both
     python tools/train_laguna_tiny.py export OUT          # quantise and write the folder
     python tools/train_laguna_tiny.py evaluate            # held-out bits per byte of the training
     python tools/train_laguna_tiny.py evaluate OUT        # of the folder, 15 minutes; expert load
+    python tools/train_laguna_tiny.py evaluate-dialogues OUT        # held-out conversations
     python tools/train_laguna_tiny.py baseline            # a byte 5-gram on the same files
 
-State lives in --work. It needs the peers extra (torch, transformers, tokenizers) and, for
-torch.compile, a C++ compiler.
+To train a published folder on, `tokenizer --published FOLDER` encodes the corpus with its
+tokenizer, and `converse FOLDER` starts from its weights. State lives in --work. It needs the peers
+extra (torch, transformers, tokenizers), jinja2 and, for torch.compile, a C++ compiler.
 """
 
 from __future__ import annotations
@@ -59,10 +64,13 @@ def corpus(options: argparse.Namespace) -> None:
 
 
 def tokenizer(options: argparse.Namespace) -> None:
-    """Trains the tokenizer and encodes the text."""
+    """Trains the tokenizer, or takes a published one, and encodes the text."""
     from laguna_tiny import bpe
 
-    trained = bpe.train(bpe.sample_texts(options.work, 25_000_000, options.seed))
+    if options.published:
+        trained = bpe.published(options.published)
+    else:
+        trained = bpe.train(bpe.sample_texts(options.work, 25_000_000, options.seed))
     trained.save(str(options.work / "tokenizer.json"))
     for split in ("train", "heldout"):
         bpe.encode_corpus(trained, options.work, split)
@@ -136,6 +144,16 @@ def evaluate(options: argparse.Namespace) -> None:
     print(json.dumps(evaluation.evaluate(options.work, options.work / options.state, options.out), indent=2))
 
 
+def evaluate_dialogues(options: argparse.Namespace) -> None:
+    """Prints how many held-out answers parse and are right."""
+    from laguna_tiny import judging
+
+    found = judging.evaluate(
+        options.out, options.work / "dialogues_heldout.json", options.answers, options.seed
+    )
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+
+
 def baseline(options: argparse.Namespace) -> None:
     """Prints the n-gram model's bits per byte."""
     from laguna_tiny import baseline
@@ -143,7 +161,10 @@ def baseline(options: argparse.Namespace) -> None:
     print(json.dumps(baseline.heldout_bits_per_byte(options.work), indent=2))
 
 
-STAGES = (corpus, tokenizer, check, train, dialogues, converse, export, evaluate, baseline)
+STAGES = (
+    corpus, tokenizer, check, train, dialogues, converse, export, evaluate, evaluate_dialogues,
+    baseline,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -153,7 +174,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     stages = parser.add_subparsers(required=True)
     for stage in STAGES:
-        sub = stages.add_parser(stage.__name__)
+        sub = stages.add_parser(stage.__name__.replace("_", "-"))
         sub.set_defaults(run=stage)
         if stage in (train, converse):
             sub.add_argument("--resume", action="store_true")
@@ -161,13 +182,17 @@ def main() -> None:
             sub.add_argument("--stop", type=int, help="stop early, after this step")
             sub.add_argument("--threads", type=int, default=2)
             sub.add_argument("--eager", action="store_true", help="without torch.compile")
-        if stage is converse:
-            sub.add_argument("--start", type=Path, default=EMBEDDED, help="the folder to go on from")
+        if stage is tokenizer:
+            sub.add_argument("--published", type=Path, help="take this folder's tokenizer")
+        elif stage is converse:
+            sub.add_argument("start", type=Path, help="the folder to go on from")
         elif stage is dialogues:
             sub.add_argument("--count", type=int, default=24_000)
         elif stage in (export, evaluate):
             sub.add_argument("--state", default=SECOND, help="the training's file in --work")
-        if stage is export:
+        elif stage is evaluate_dialogues:
+            sub.add_argument("--answers", type=int, help="only the first of them")
+        if stage in (export, evaluate_dialogues):
             sub.add_argument("out", type=Path)
         elif stage is evaluate:
             sub.add_argument("out", type=Path, nargs="?", help="an exported folder")

@@ -27,13 +27,13 @@ class ConversePlan(Plan):
     """
 
     seed: int = 2
-    steps: int = 1400
+    steps: int = 900
     lengths: tuple[tuple[float, int], ...] = ((0.0, LENGTH),)
     hold: float = 0.2
     quantised_from: float = 0.0
     bias_rate: float = 5e-4
-    peak: float = 0.3
-    dialogue_rows: int = 5  # of the eight in a batch, the others are Python
+    peak: float = 0.4
+    dialogue_rows: int = 6  # of the eight in a batch, the others are Python
 
     def rate(self, step: int) -> float:
         """All learning rates' common factor."""

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2.sandbox
 import numpy as np
-from tokenizers import Tokenizer
 
+from laguna_ref.chat import Tokenizer
+from laguna_ref.chat.template import Template
 from laguna_tiny.dialogue.conversation import Conversation, conversation
 
 THINK, NOT_THINK, ASSISTANT, END_OF_TURN = 18, 19, 23, 24
@@ -25,20 +25,16 @@ class Renderer:
     """The checkpoint's own template and tokenizer."""
 
     def __init__(self, folder: Path) -> None:
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True
-        )
-        environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-        text = (folder / "chat_template.jinja").read_text("utf-8")
-        self.template = environment.from_string(text)
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.template = Template.from_folder(folder)
+        self.tokenizer = Tokenizer.from_folder(folder)
 
     def encode(self, talk: Conversation) -> list[int]:
         """The whole conversation, control text as control tokens."""
         text = self.template.render(
-            messages=talk.messages, tools=list(talk.tools), enable_thinking=talk.thinking
-        )
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+            talk.messages, tools=list(talk.tools), add_generation_prompt=False,
+            enable_thinking=talk.thinking,
+        )  # fmt: skip
+        return self.tokenizer.encode(text)
 
 
 def learned(ids: list[int]) -> np.ndarray:

@@ -108,7 +108,7 @@ def conversation(rng: random.Random, held_out: bool) -> Conversation:
     if names and rng.random() < 0.4:
         system = pick(rng, SYSTEMS_FOR[names[0]])
     weights, choices = zip(*makers(names), strict=True)
-    turns = rng.choices((1, 2, 3, 4), (5, 3, 2, 1))[0]
+    turns = rng.choices((1, 2, 3, 4), (4, 3, 2, 2))[0]
     thinking, kept = rng.random() < 0.6, rng.random() < 0.8
     messages: list[Message] = []
     if system is not None:
