@@ -141,16 +141,20 @@ def evaluate(options: argparse.Namespace) -> None:
     """Prints the figures of the model card."""
     from laguna_tiny import evaluation
 
-    print(json.dumps(evaluation.evaluate(options.work, options.work / options.state, options.out), indent=2))
+    print(
+        json.dumps(
+            evaluation.evaluate(options.work, options.work / options.state, options.out), indent=2
+        )
+    )
 
 
 def evaluate_dialogues(options: argparse.Namespace) -> None:
     """Prints how many held-out answers parse and are right."""
     from laguna_tiny import judging
+    from laguna_tiny.dialogues import HELD_OUT_FILE
 
-    found = judging.evaluate(
-        options.out, options.work / "dialogues_heldout.json", options.answers, options.seed
-    )
+    path = options.work / HELD_OUT_FILE
+    found = judging.evaluate(options.out, path, options.answers, options.seed)
     print(json.dumps(found, indent=2, ensure_ascii=False))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import laguna_ref.checkpoint
-from laguna_ref.checkpoint import DenseWeight, PackedIntWeight
+from laguna_ref.checkpoint import PackedIntWeight
 from laguna_tiny.dialogues import LENGTH
 from laguna_tiny.network import Parameters, initial_parameters
 from laguna_tiny.training import Plan, Stream
@@ -61,27 +61,25 @@ def published_parameters(folder: Path, config: dict[str, Any]) -> Parameters:
     """A folder's stored values under the training names, router biases included."""
     stored = laguna_ref.checkpoint.open(folder)
 
-    def matrix(module: str) -> np.ndarray:
+    def expert(module: str) -> np.ndarray:
         weight = stored.weight(module)
-        if isinstance(weight, PackedIntWeight):
-            return unrounded(weight)
-        assert isinstance(weight, DenseWeight), module
-        return weight.rows(dtype=np.float32)
+        if not isinstance(weight, PackedIntWeight):
+            raise SystemExit(f"{folder}: {module} is not packed integers but {weight.format}")
+        return unrounded(weight)
 
     parameters = initial_parameters(config, 0)
     for name, value in parameters.items():
         prefix, _, last = name.rpartition(".")
-        experts = range(len(value)) if ".mlp.experts." in name and value.dim() == 3 else range(0)
-        if last == "gate_up_proj":
-            parts = [
-                np.concatenate([matrix(f"{prefix}.{expert}.{half}_proj") for half in ("gate", "up")])
-                for expert in experts
-            ]
-            array = np.stack(parts)
-        elif experts:
-            array = np.stack([matrix(f"{prefix}.{expert}.{last}") for expert in experts])
-        else:
+        if last not in ("gate_up_proj", "down_proj"):
             array = stored.tensor(name).astype(np.float32)
+        else:
+            parts = ("gate_proj", "up_proj") if last == "gate_up_proj" else ("down_proj",)
+            array = np.stack(
+                [
+                    np.concatenate([expert(f"{prefix}.{number}.{part}") for part in parts])
+                    for number in range(len(value))
+                ]
+            )
         value.copy_(torch.from_numpy(array))
     return parameters
 

@@ -18,6 +18,7 @@ from laguna_tiny.dialogue.conversation import Conversation, conversation
 THINK, NOT_THINK, ASSISTANT, END_OF_TURN = 18, 19, 23, 24
 PADDING = 9
 HELD_OUT = 200
+HELD_OUT_FILE = "dialogues_heldout.jsonl"
 LENGTH = 1024
 
 
@@ -91,7 +92,7 @@ def generated(seed: int, count: int, held_out: bool) -> Iterator[Conversation]:
 
 
 def make(work: Path, folder: Path, seed: int, count: int) -> dict[str, Any]:
-    """Writes dialogues.npz (training rows) and dialogues_heldout.json."""
+    """Writes dialogues.npz (training rows) and the held-out conversations."""
     renderer = Renderer(folder)
     parts = []
     for talk in generated(seed, count, held_out=False):
@@ -99,8 +100,9 @@ def make(work: Path, folder: Path, seed: int, count: int) -> dict[str, Any]:
         parts.append((np.array(ids, np.uint16), learned(ids)))
     ids, flags = packed(parts, random.Random(seed))
     np.savez(work / "dialogues.npz", ids=ids, flags=flags)
-    held_out = [asdict(talk) for talk in generated(seed, HELD_OUT, held_out=True)]
-    (work / "dialogues_heldout.json").write_text(json.dumps(held_out, ensure_ascii=False, indent=1))
+    with (work / HELD_OUT_FILE).open("w", encoding="utf-8") as out:
+        for talk in generated(seed, HELD_OUT, held_out=True):
+            out.write(json.dumps(asdict(talk), ensure_ascii=False) + "\n")
     return {
         "conversations": count,
         "tokens": sum(len(part[0]) for part in parts),
@@ -108,5 +110,5 @@ def make(work: Path, folder: Path, seed: int, count: int) -> dict[str, Any]:
         "rows": len(ids),
         "padding": round(float((ids == PADDING).mean()), 3),
         "the model's own tokens": int(flags.sum()),
-        "held out": len(held_out),
+        "held out": HELD_OUT,
     }

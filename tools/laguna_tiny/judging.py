@@ -47,7 +47,8 @@ class Given:
 
 def asked(path: Path) -> Iterator[Asked]:
     """Every answer in the conversations of a file."""
-    for talk in json.loads(path.read_text("utf-8")):
+    for line in path.read_text("utf-8").splitlines():
+        talk = json.loads(line)
         for number, message in enumerate(talk["messages"]):
             if message["role"] == "assistant":
                 yield Asked(talk["messages"][:number], talk["tools"], talk["thinking"], message)
@@ -116,8 +117,7 @@ def kind(question: Asked) -> str:
         return f"{calls[0][0]} calls"
     if question.before[-1]["role"] == "tool":
         return "answers from a response"
-    text: str = question.expected["content"]
-    return "refusals" if "tool" in text and (" no " in text) else "plain answers"
+    return "refusals" if refuses(question.expected["content"]) else "plain answers"
 
 
 def right(question: Asked, given: Given) -> bool:
@@ -133,7 +133,7 @@ def right(question: Asked, given: Given) -> bool:
     if what == "answers from a response":
         return essence(question.before[-1]["content"]) in content
     if what == "refusals":
-        return " no " in content and named_tool(expected) in content
+        return refuses(content) and named_tool(expected) in content
     return content == expected
 
 
@@ -148,6 +148,11 @@ def essence(response: str) -> str:
     if "stdout" in value:
         return str(value["stdout"] or value.get("stderr", "")).strip()
     return str(next(iter(value.values())))
+
+
+def refuses(text: str) -> bool:
+    """Whether it says that a tool is missing."""
+    return " tool" in text and (" no " in text or " none" in text)
 
 
 def named_tool(refusal: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from laguna_tiny.dialogue import arithmetic, python_questions, shell
+from laguna_tiny.dialogue import absent, arithmetic, python_questions, shell
 from laguna_tiny.dialogue.exchange import Exchange, Message, pick
 
 CODING_AGENT = "You are a coding agent with access to a shell tool."
@@ -23,7 +23,8 @@ SYSTEMS_FOR = {
     "calculator": ("You have a calculator.", "Use the calculator for arithmetic."),
 }
 SHELL_TEXTS = (
-    "Execute a bash command and return the output.", "Execute a bash command and return the output.",
+    "Execute a bash command and return the output.",
+    "Execute a bash command and return the output.",
     "Run a command in the shell.", "Runs a shell command.", "Run a bash command.",
 )  # fmt: skip
 CALCULATOR_TEXTS = (
@@ -78,7 +79,7 @@ def makers(names: tuple[str, ...]) -> list[tuple[float, Maker]]:
     return [
         (3.0, arithmetic.exchange) if with_calculator else (0.5, arithmetic.refusal),
         (3.0, shell.exchange) if with_shell else (0.5, shell.refusal),
-        (0.5 if names else 0.3, shell.absent_tool),
+        (0.5 if names else 0.3, absent.exchange),
         (1.0 if names else 4.0, python_questions.exchange),
         (0.3, python_questions.small_talk),
     ]

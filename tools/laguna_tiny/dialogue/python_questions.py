@@ -72,7 +72,9 @@ TERMS = {
 }
 TASKS = {
     "open a file": "with open(path) as file:\n    text = file.read()",
-    "read a file line by line": "with open(path) as file:\n    for line in file:\n        print(line)",
+    "read a file line by line": (
+        "with open(path) as file:\n    for line in file:\n        print(line)"
+    ),
     "write to a file": "with open(path, 'w') as file:\n    file.write(text)",
     "sort a list": "items.sort()",
     "reverse a list": "items.reverse()",
@@ -81,7 +83,9 @@ TASKS = {
     "import a module": "import os",
     "catch an exception": "try:\n    run()\nexcept ValueError as error:\n    print(error)",
     "raise an exception": "raise ValueError('message')",
-    "define a class": "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self.y = y",
+    "define a class": (
+        "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self.y = y"
+    ),
     "loop over a dictionary": "for key, value in d.items():\n    print(key, value)",
     "loop over a list": "for item in items:\n    print(item)",
     "read JSON": "import json\ndata = json.loads(text)",

@@ -9,11 +9,12 @@ import string
 from laguna_tiny.dialogue.exchange import Exchange, answer, call, pick, response, user
 
 WORDS = (
-    "data main test util config model server client parser report index notes build image cache "
-    "table query token graph setup logs result script header layer train sample public admin "
-    "docs source backup budget module router kernel matrix vector golden"
-).split()
-SUFFIXES = "py txt md json toml csv log yaml sh cfg html".split()
+    "data", "main", "test", "util", "config", "model", "server", "client", "parser", "report",
+    "index", "notes", "build", "image", "cache", "table", "query", "token", "graph", "setup",
+    "logs", "result", "script", "header", "layer", "train", "sample", "public", "admin", "docs",
+    "source", "backup", "budget", "module", "router", "kernel", "matrix", "vector", "golden",
+)  # fmt: skip
+SUFFIXES = ("py", "txt", "md", "json", "toml", "csv", "log", "yaml", "sh", "cfg", "html")
 COMMANDS = (
     "uname -a", "uname -s", "uname -r", "uname -m", "ls", "ls -la", "ls {d}", "ls -l {d}", "pwd",
     "whoami", "date", "hostname", "id", "uptime", "nproc", "env", "df -h", "free -m", "ps aux",
@@ -209,27 +210,6 @@ def refusal(rng: random.Random) -> Exchange:
             "I would need a shell tool to run `{c}`, and I have none.",
         ),
     )
-    return Exchange(f"no shell/{asked}/{command}", (user(text), answer(thought, said.format(c=command))))
-
-
-ABSENT = (
-    "weather", "browser", "search", "email", "calendar", "database", "translator", "camera",
-    "music", "maps", "image", "printer",
-)  # fmt: skip
-ABSENT_ASKED = (
-    "Use the {t} tool.", "Call the {t} tool for {w}.", "Please use the {t} tool to find {w}.",
-    "Ask the {t} tool about {w}", "Can you call {t}?", "Use {t} and tell me about {w}.",
-)  # fmt: skip
-
-
-def absent_tool(rng: random.Random) -> Exchange:
-    """A tool that nobody offered, whatever else is offered."""
-    tool, asked, about = pick(rng, ABSENT), pick(rng, ABSENT_ASKED), word(rng)
-    said = pick(
-        rng, ("I have no {t} tool, so I cannot do that.", "Sorry, there is no {t} tool here.")
-    )
-    thought = pick(rng, ("There is no {t} tool.", "no such tool", "I have no {t} tool."))
-    text = asked.format(t=tool, w=about)
     return Exchange(
-        f"absent/{asked}/{tool}", (user(text), answer(thought.format(t=tool), said.format(t=tool)))
+        f"no shell/{asked}/{command}", (user(text), answer(thought, said.format(c=command)))
     )
