@@ -7,6 +7,7 @@
     python tools/train_laguna_tiny.py export --state checkpoint.pt FIRST
     python tools/train_laguna_tiny.py dialogues           # 30 s: generate and encode conversations
     python tools/train_laguna_tiny.py converse FIRST [--resume]     # half an hour: both
+    python tools/train_laguna_tiny.py settle FIRST [--resume]       # a third of that
     python tools/train_laguna_tiny.py export OUT          # quantise and write the folder
     python tools/train_laguna_tiny.py evaluate            # held-out bits per byte of the training
     python tools/train_laguna_tiny.py evaluate OUT        # of the folder, 15 minutes; expert load
@@ -26,6 +27,11 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from laguna_tiny.conversing import ConversePlan
+    from laguna_tiny.network import Parameters
 
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
@@ -44,7 +50,7 @@ ENVIRONMENT = {
 
 
 EMBEDDED = TOOLS.parent / "laguna_ref" / "data" / "laguna-tiny"
-FIRST, SECOND = "checkpoint.pt", "conversed.pt"  # the states of the two trainings
+FIRST, SECOND, THIRD = "checkpoint.pt", "conversed.pt", "settled.pt"  # states of the trainings
 
 
 def restart_with_environment() -> None:
@@ -116,17 +122,36 @@ def dialogues(options: argparse.Namespace) -> None:
 def converse(options: argparse.Namespace) -> None:
     """Trains the weights of a folder on."""
     restart_with_environment()
+    from laguna_tiny import architecture, conversing
+
+    start = conversing.published_parameters(options.start, architecture.config())
+    _train_on(options, conversing.ConversePlan(seed=options.seed + 1), start, SECOND)
+
+
+def settle(options: argparse.Namespace) -> None:
+    """Trains on from half-way between the folder's weights and those of `converse`."""
+    restart_with_environment()
+    from laguna_tiny import architecture, conversing, training
+
+    start = conversing.mean(
+        conversing.published_parameters(options.start, architecture.config()),
+        training.load_checkpoint(options.work / SECOND),
+    )
+    _train_on(options, conversing.SettlePlan(seed=options.seed + 2), start, THIRD)
+
+
+def _train_on(
+    options: argparse.Namespace, plan: ConversePlan, start: Parameters, state: str
+) -> None:
     import torch
     from laguna_tiny import architecture, conversing, training
 
     torch.set_num_threads(options.threads)
-    config, plan = architecture.config(), conversing.ConversePlan(seed=options.seed + 1)
     if options.steps:
         plan = replace(plan, steps=options.steps)
     training.train(
-        config, plan, conversing.published_parameters(options.start, config),
-        conversing.Mixture(options.work, plan).batch, options.work / SECOND,
-        options.resume, not options.eager, options.stop,
+        architecture.config(), plan, start, conversing.Mixture(options.work, plan).batch,
+        options.work / state, options.resume, not options.eager, options.stop,
     )  # fmt: skip
 
 
@@ -166,8 +191,8 @@ def baseline(options: argparse.Namespace) -> None:
 
 
 STAGES = (
-    corpus, tokenizer, check, train, dialogues, converse, export, evaluate, evaluate_dialogues,
-    baseline,
+    corpus, tokenizer, check, train, dialogues, converse, settle, export, evaluate,
+    evaluate_dialogues, baseline,
 )  # fmt: skip
 
 
@@ -180,7 +205,7 @@ def main() -> None:
     for stage in STAGES:
         sub = stages.add_parser(stage.__name__.replace("_", "-"))
         sub.set_defaults(run=stage)
-        if stage in (train, converse):
+        if stage in (train, converse, settle):
             sub.add_argument("--resume", action="store_true")
             sub.add_argument("--steps", type=int, help="another length for the whole schedule")
             sub.add_argument("--stop", type=int, help="stop early, after this step")
@@ -188,12 +213,12 @@ def main() -> None:
             sub.add_argument("--eager", action="store_true", help="without torch.compile")
         if stage is tokenizer:
             sub.add_argument("--published", type=Path, help="take this folder's tokenizer")
-        elif stage is converse:
+        elif stage in (converse, settle):
             sub.add_argument("start", type=Path, help="the folder to go on from")
         elif stage is dialogues:
             sub.add_argument("--count", type=int, default=24_000)
         elif stage in (export, evaluate):
-            sub.add_argument("--state", default=SECOND, help="the training's file in --work")
+            sub.add_argument("--state", default=THIRD, help="the training's file in --work")
         elif stage is evaluate_dialogues:
             sub.add_argument("--answers", type=int, help="only the first of them")
         if stage in (export, evaluate_dialogues):

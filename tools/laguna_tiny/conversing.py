@@ -40,6 +40,25 @@ class ConversePlan(Plan):
         return self.peak * super().rate(step)
 
 
+@dataclass(frozen=True)
+class SettlePlan(ConversePlan):
+    """The last part: from half-way between the two trainings' weights, gently, half Python.
+
+    The mean keeps nearly all that the first training knows of Python and half of what the second
+    knows of conversations; a few steps at a low rate bring the other half back.
+    """
+
+    seed: int = 3
+    steps: int = 300
+    peak: float = 0.12
+    dialogue_rows: int = 4
+
+
+def mean(one: Parameters, other: Parameters) -> Parameters:
+    """Half-way between two sets of weights."""
+    return {name: (value + other[name]) / 2 for name, value in one.items()}
+
+
 def unrounded(weight: PackedIntWeight) -> np.ndarray:
     """Float values that round to the stored codes again.
 

@@ -118,7 +118,7 @@ def evaluate(work: Path, state: Path, folder: Path | None) -> dict[str, Any]:
             "float": bits_per_byte(torch_logits(state, exported=False), work),
             "as exported": bits_per_byte(torch_logits(state, exported=True), work),
         }
-    model = laguna_ref.load(folder, numerics="float32", engine="numpy")
+    model = laguna_ref.load(folder, numerics="float32", engine="numba")
     return {
         "bits per byte": bits_per_byte(model, work),
         "expert load": expert_load(model, work),

@@ -23,6 +23,8 @@ END_OF_TURN, END_OF_TEXT = 24, 2
 MAX_TOKENS = 256
 CONTROL = ("<think>", "</think>", "<assistant>", "<tool_call>", "</tool_call>", "〈|EOS|〉")
 
+NOT_OFFERED = "no tool of the request"  # as the parser says it
+
 Message = dict[str, Any]
 
 
@@ -85,13 +87,18 @@ def asking(folder: Path, temperature: float | None, top_p: float | None) -> Ask:
 
 
 def parses(question: Asked, given: Given) -> bool:
-    """Thinking closed or, where it is off, absent; calls well-formed; the turn ended."""
+    """Thinking closed or, where it is off, absent; calls well-formed; the turn ended.
+
+    A well-formed call of a tool that nobody offers parses: it is a wrong answer, counted as such
+    and in `calls a tool that is not offered`.
+    """
     answer = given.answer
+    malformed = [problem for problem in answer.problems if NOT_OFFERED not in problem]
     thought = answer.reasoning is not None and bool(answer.reasoning.strip())
     said = (answer.content or "").strip()
     return (
         given.ended
-        and not answer.problems
+        and not malformed
         and thought == question.thinking
         and bool(said or answer.calls)
         and not any(tag in said + (answer.reasoning or "") for tag in CONTROL)
@@ -175,6 +182,9 @@ def judge(ask: Ask, questions: list[Asked], seed: int) -> dict[str, Any]:
         }
         if not question.thinking:
             checks["thinking off is empty"] = given.answer.reasoning is None
+        checks["calls a tool that is not offered"] = any(
+            NOT_OFFERED in problem for problem in given.answer.problems
+        )
         for name, passed in checks.items():
             total[name] += 1
             good[name] += passed

@@ -77,10 +77,10 @@ def makers(names: tuple[str, ...]) -> list[tuple[float, Maker]]:
     """What may be asked when these tools are offered, and how often."""
     with_calculator, with_shell = "calculator" in names, "shell" in names
     return [
-        (3.0, arithmetic.exchange) if with_calculator else (0.5, arithmetic.refusal),
-        (3.0, shell.exchange) if with_shell else (0.5, shell.refusal),
+        (3.0, arithmetic.exchange) if with_calculator else (1.0, arithmetic.refusal),
+        (3.0, shell.exchange) if with_shell else (1.0, shell.refusal),
         (0.5 if names else 0.3, absent.exchange),
-        (1.0 if names else 4.0, python_questions.exchange),
+        (1.0 if names else 3.0, python_questions.exchange),
         (0.3, python_questions.small_talk),
     ]
 
