@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from laguna_ref import checks
 from laguna_ref.errors import InputError
 from laguna_ref.generation_config import GenerationConfig
+from laguna_ref.kv_cache import KVCache
 from laguna_ref.model import Laguna
 from laguna_ref.numerics import Array
 from laguna_ref.sampling import Sampling, sample
@@ -28,14 +29,17 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop_ids: Iterable[int] | int | None = None,
+    cache: KVCache | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
 ) -> Iterator[int]:
-    """Yields the tokens that follow ``prompt_tokens``, the stop token not included.
+    """Yields the tokens that follow ``prompt_tokens``, int [T], the stop token not included.
 
     What is None comes from the checkpoint's generation_config.json, else: 2,048 tokens,
     greedy, the config's ``eos_token_id`` as stop ids. It ends at a stop token, after
     ``max_tokens``, or where ``max_position_embeddings`` is reached. ``on_prefill(done, total)``
-    is called as the prompt is computed. Raises InputError for options out of range.
+    is called as the prompt is computed. With a ``cache`` the prompt continues what it holds; all
+    tokens but the last that was yielded are appended to it. Raises InputError for options out of
+    range.
     """
     defaults = GenerationConfig.of(model.checkpoint)
     sampling = Sampling(
@@ -53,10 +57,12 @@ def generate(
     stops = frozenset(defaults.stop_ids if stop_ids is None else stop_ids)
     if any(not checks.is_count(stop) for stop in stops):
         raise InputError("stop_ids must be token ids", found=sorted(map(str, stops)))
-    prompt = checks.tokens(prompt_tokens, model.config, 0)
+    if cache is None:
+        cache = model.new_cache()
+    prompt = checks.tokens(prompt_tokens, model.config, cache.length)
     # A generator's body runs at the first `next`; the checks above must not wait for it.
     return _generate(
-        model, prompt, int(limit), sampling, stops, np.random.default_rng(seed), on_prefill
+        model, prompt, int(limit), sampling, stops, np.random.default_rng(seed), cache, on_prefill
     )
 
 
@@ -67,9 +73,9 @@ def _generate(
     sampling: Sampling,
     stops: frozenset[int],
     generator: np.random.Generator,
+    cache: KVCache,
     on_prefill: Callable[[int, int], None] | None,
 ) -> Iterator[int]:
-    cache = model.new_cache()
     for start in range(0, len(prompt), PREFILL_CHUNK):
         chunk = prompt[start : start + PREFILL_CHUNK]
         logits = model(chunk, cache=cache, last_only=True)

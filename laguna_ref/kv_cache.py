@@ -37,7 +37,7 @@ class KVFormat:
         return np.dtype(np.uint8) if self.fp8 else numerics.cache_dtype
 
     def encode(self, x: Array, point: str, dtype: np.dtype[Any]) -> Array:
-        """What is stored, as ``dtype``; ``point`` is the trace point, a ``k_cached`` for keys."""
+        """What is stored of x [T, G, C]; ``point`` is its trace point, a ``k_cached`` for keys."""
         if not self.fp8:
             # A value that later queries may see must not reach earlier ones as 0 * NaN.
             checks.finite(x, point)
@@ -45,7 +45,7 @@ class KVFormat:
         return fp8_encode(x, self.k_scale if point.endswith("k_cached") else self.v_scale, point)
 
     def decode(self, keys: Array, values: Array, numerics: Numerics) -> tuple[Array, Array]:
-        """Stored keys and values as numbers."""
+        """Stored keys and values, [..., C] each, as numbers of the same shapes."""
         if self.fp8:
             return (
                 fp8_decode(keys, self.k_scale, numerics),

@@ -109,6 +109,9 @@ class Laguna:
         """Logits of several sequences of any lengths, each with a cache of its own.
 
         The same as one call a sequence, but every weight is read once for all of them.
+
+        Shapes: sequences int [T] each -> [T, V] each; [1, V] with ``last_only``.
+        Raises InputError and CacheError (a cache that two sequences share).
         """
         if len(sequences) == 0:
             raise InputError("a batch must not be empty")

@@ -64,18 +64,21 @@ class Numerics:
     rounds: frozenset[str] = frozenset()
 
     def round_at(self, point: str, x: Array) -> Array:
-        """``x`` rounded to bfloat16 if this numerics rounds at ``point``, else ``x``."""
+        """``x``, elementwise rounded to bfloat16 if this numerics rounds at ``point``.
+
+        Raises KeyError for a point that is not in ``ROUNDING_POINTS``.
+        """
         if point not in ROUNDING_POINTS:
             raise KeyError(point)
         return round_to_bf16(x) if point in self.rounds else x
 
     def cast(self, x: Array) -> Array:
-        """``x`` in the type activations are held in."""
+        """``x``, same shape, in the type activations are held in."""
         return x.astype(self.dtype, copy=False)
 
 
 def round_to_bf16(x: Array) -> Array:
-    """Nearest bfloat16, ties to even, returned in the type of ``x``."""
+    """Nearest bfloat16, elementwise, ties to even, returned in the type of ``x``."""
     return x.astype(BF16).astype(x.dtype)
 
 

@@ -57,7 +57,7 @@ def probabilities(logits: Array, sampling: Sampling) -> Array:
 
 
 def sample(logits: Array, sampling: Sampling, generator: np.random.Generator) -> int:
-    """One token id; a fixed seed and equal logits give the same one on every machine."""
+    """One token id of logits [V]; equal seeds and logits give the same one on every machine."""
     cumulative = np.cumsum(probabilities(logits, sampling))
     point = generator.random() * cumulative[-1]
     return int(np.searchsorted(cumulative, point, side="right"))

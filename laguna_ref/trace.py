@@ -71,7 +71,7 @@ class Recorder:
         return any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
     def record(self, name: str, value: Array) -> None:
-        """Keeps a copy of a value, if a pattern matches its name."""
+        """Keeps a copy of a value [T, ...], if a pattern matches its name."""
         if self.wants(name):
             self._chunks.setdefault(name, []).append(np.array(value))
 

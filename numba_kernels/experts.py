@@ -15,9 +15,9 @@ from numba_kernels.dots import rows_times_vector
 from numba_kernels.float_mode import exact_floats, restore_floats
 from numba_kernels.formats import placed
 from numba_kernels.jit import kernel
-from numba_kernels.panels import aligned, rows_times_pairs
+from numba_kernels.panels import aligned, pack_pair, rows_times_pairs
 from numba_kernels.rows import rounded, swiglu_row
-from numba_kernels.simd import load, splat, store, zeros
+from numba_kernels.simd import load, splat, store
 
 PIECE_ROWS = 64
 UNPACK_COST = 8
@@ -64,13 +64,9 @@ def pack(x, source, columns, packed):
     count = len(source)
     if count == 1:
         return
-    for i in range(count + count % 2):
-        base = (i // 2) * columns * 2 + i % 2 * 8
-        for column in range(0, columns, 8):
-            if i < count:
-                store(packed, base + 2 * column, load(x, source[i] * columns + column))
-            else:
-                store(packed, base + 2 * column, zeros(x[0]))
+    for first in range(0, count, 2):
+        second = source[first + 1] * columns if first + 1 < count else -1
+        pack_pair(x, source[first] * columns, second, columns, packed, first // 2)
 
 
 @njit

@@ -11,7 +11,7 @@ from numba import njit, prange
 from numba_kernels.dots import rows_times_vector
 from numba_kernels.float_mode import exact_floats, restore_floats
 from numba_kernels.jit import kernel
-from numba_kernels.panels import PANEL_ROWS, aligned, pack_pair, rows_times_pairs
+from numba_kernels.panels import PANEL_ROWS, aligned, pack_neighbours, rows_times_pairs
 
 
 @njit
@@ -39,7 +39,7 @@ def matrix_matrix(w, rows, x, tokens, out):
     pairs = (tokens + 1) // 2
     packed = aligned(pairs * columns * 2, x)
     for pair in prange(pairs):
-        pack_pair(x, 2 * pair * columns, columns, min(2, tokens - 2 * pair), packed, pair)
+        pack_neighbours(x, columns, tokens, packed, pair)
     chunk = rows_a_task(rows)
     for task in prange((rows + chunk - 1) // chunk):
         mode = exact_floats()

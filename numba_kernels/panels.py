@@ -70,21 +70,29 @@ def unpack(w, first, last, begin, end, panel):
 
 
 @njit
-def pack_pair(x, start, columns, count, packed, pair):
-    """One or two tokens, from ``x[start]`` on, interleaved by eight as pair number ``pair``:
-    what a tile reads. A single one is paired with zeros."""
+def pack_pair(x, first, second, columns, packed, pair):
+    """Two tokens, at ``x[first]`` and ``x[second]``, interleaved by eight as pair number
+    ``pair``: what a tile reads. With ``second`` below zero the first one is paired with zeros."""
     base = pair * columns * 2
     for column in range(0, columns, 8):
-        store(packed, base + 2 * column, load(x, start + column))
-        second = load(x, start + columns + column) if count == 2 else zeros(x[0])
-        store(packed, base + 2 * column + 8, second)
+        store(packed, base + 2 * column, load(x, first + column))
+        other = load(x, second + column) if second >= 0 else zeros(x[0])
+        store(packed, base + 2 * column + 8, other)
+
+
+@njit
+def pack_neighbours(x, columns, tokens, packed, pair):
+    """Pair number ``pair`` of the ``tokens`` rows of x, the last of an odd number with zeros."""
+    first = 2 * pair * columns
+    second = first + columns if 2 * pair + 1 < tokens else -1
+    pack_pair(x, first, second, columns, packed, pair)
 
 
 @njit
 def pack_tokens(x, columns, tokens, packed):
-    """All tokens of x as pairs, an odd one with zeros."""
+    """All tokens of x as pairs."""
     for pair in range((tokens + 1) // 2):
-        pack_pair(x, 2 * pair * columns, columns, min(2, tokens - 2 * pair), packed, pair)
+        pack_neighbours(x, columns, tokens, packed, pair)
 
 
 def tile_pairs(panel):

@@ -126,7 +126,6 @@ def add_weighted_sums(weights, step, sums, rows, count, width, out, soon):
     weights: those of sum q from ``q * step`` on; ``sums`` is a multiple of two; ``out`` holds
     them one after the other. From address ``soon`` on is what will be read next.
     """
-    c = 0
     for c in range(0, width - columns_of_tile(out) + 1, columns_of_tile(out)):
         q = 0
         while q < sums:

@@ -40,6 +40,18 @@ def test_greedy_is_the_greatest_logit_of_the_whole_forward_pass(model: Laguna) -
     assert found == greedy(model, PROMPT, 12)
 
 
+def test_a_prompt_may_continue_a_cache(model: Laguna) -> None:
+    cache = model.new_cache()
+    model(PROMPT[:3], cache=cache)
+    options: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "stop_ids": []}
+    found = list(generate(model, PROMPT[3:], cache=cache, **options))
+    assert found == list(generate(model, PROMPT, **options))
+    assert cache.length == len(PROMPT) + 5  # the last token was never computed
+    room = model.config.max_position_embeddings - cache.length
+    with pytest.raises(InputError, match="9 cached"):
+        generate(model, [5] * (room + 1), cache=cache)
+
+
 def test_a_long_prompt_is_computed_in_chunks(
     model: Laguna, monkeypatch: pytest.MonkeyPatch
 ) -> None:

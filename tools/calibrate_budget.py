@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import laguna_ref
-from laguna_ref.conformance.budget import DEFAULT_RUNS, Prompt, maxima_of, measure, threshold_of
+from laguna_ref.conformance.budget import DEFAULT_RUNS, PromptRuns, maxima_of, measure, threshold_of
 from laguna_ref.conformance.comparisons import MODES
 from laguna_ref.conformance.precision import PRESETS
 
@@ -37,7 +37,7 @@ def calibrate(precision: str, tokens: int, runs: int, fresh: int, kv_cache: str)
     ids = np.random.default_rng(0).integers(70, model.config.vocab_size, tokens)
     places = np.arange(tokens)
     budget = measure(model, ids, places, PRESETS[precision], runs=runs)
-    prompt = Prompt(model, ids, places, PRESETS[precision])
+    prompt = PromptRuns(model, ids, places, PRESETS[precision])
     scale = dict(zip(budget.keys, budget.scales.tolist(), strict=True))
     rows = []
     for seed in range(FRESH_SEEDS, FRESH_SEEDS + fresh):

@@ -26,10 +26,10 @@ from zlib import crc32
 import numpy as np
 
 import laguna_ref
-from laguna_ref.conformance.budget import Prompt as LegalRuns
+from laguna_ref.conformance.budget import PromptRuns
+from laguna_ref.conformance.diagnosis.diagnose import diagnose, searching
 from laguna_ref.conformance.diagnosis.misfit import Floors, Observation
 from laguna_ref.conformance.diagnosis.prompts import drawn
-from laguna_ref.conformance.diagnosis.search import diagnose, searching
 from laguna_ref.conformance.faults import CATALOGUE
 from laguna_ref.conformance.matrices import Matrices
 from laguna_ref.conformance.precision import PRESETS
@@ -173,7 +173,7 @@ def alarms(precision: str, runs: int) -> Alarms:
     """Fresh legal variations, judged as ``diagnose`` judges before it looks for a cause."""
     oracle, floors = _oracle("laguna-tiny", precision)
     prompts = [(np.array(tokens), np.array(at)) for tokens, at in _prompts(oracle)]
-    legal = [LegalRuns(oracle, *prompt, PRESETS[precision]) for prompt in prompts]
+    legal = [PromptRuns(oracle, *prompt, PRESETS[precision]) for prompt in prompts]
     accused = []
     for seed in range(NOISE_SEED, NOISE_SEED + runs):
         seen = [Observation(each.oracle.tokens, each.oracle.positions, each.trace(seed))

@@ -74,7 +74,10 @@ def check_tools(tools: Any) -> list[dict[str, Any]] | None:
 
 def _message(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     role = _role(message.get("role"), f"{where}.role")
-    shaped = {"role": role, "content": _content(message.get("content"), f"{where}.content")}
+    shaped: dict[str, Any] = {
+        "role": role,
+        "content": _content(message.get("content"), f"{where}.content"),
+    }
     for key in ("name", "tool_call_id"):
         if message.get(key) is not None:
             shaped[key] = check_text(message[key], f"{where}.{key}")

@@ -60,6 +60,15 @@ class Template:
 
         return cls("jinja", JinjaTemplate(*found), _named_tokens(config))
 
+    @classmethod
+    def from_file(cls, file: str | Path, folder: str | Path) -> Template:
+        """A Jinja template of any name, with the named tokens of the checkpoint in ``folder``."""
+        from laguna_ref.chat.jinja import JinjaTemplate
+
+        config_file = Path(folder) / CONFIG_FILE
+        config = read_json(config_file, TemplateError) if config_file.exists() else {}
+        return cls("jinja", JinjaTemplate(_read(Path(file)), str(file)), _named_tokens(config))
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

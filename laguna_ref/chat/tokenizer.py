@@ -50,6 +50,12 @@ class Tokenizer:
         return self._inner.get_vocab_size(with_added_tokens=True)
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Added tokens that are no text: ``〈|EOS|〉``, not ``</think>``."""
+        added = self._inner.get_added_tokens_decoder()
+        return frozenset(token for token, entry in added.items() if entry.special)
+
+    @cached_property
     def control(self) -> Mapping[int, str]:
         """Spelling of every added token by its id: text that ``encode`` takes for a token."""
         added = self._inner.get_added_tokens_decoder()
@@ -78,7 +84,8 @@ class Tokenizer:
         inner = self._inner
         if inner.normalizer is not None:
             text = inner.normalizer.normalize_str(text)
-        words = inner.pre_tokenizer.pre_tokenize_str(text)
+        splitter = inner.pre_tokenizer
+        words = [(text, None)] if splitter is None else splitter.pre_tokenize_str(text)
         ids = [token.id for word, _ in words for token in inner.model.tokenize(word)]
         for token in ids:
             if token in self.control:

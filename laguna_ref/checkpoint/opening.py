@@ -22,6 +22,8 @@ INDEX_FILE = "model.safetensors.index.json"
 SAMPLED_EVERY = 4 * 1024 * 1024
 """Bytes from one sample to the next of what is in memory: 6,000 samples of the largest model."""
 TINIEST_FLOAT32, LARGEST_FLOAT32 = 2.0**-149, 2.0**128 * (1 - 2.0**-24)
+GREATEST_KV_SCALE = LARGEST_FLOAT32 / 448
+"""448, the greatest e4m3fn number, times this is still a float32 when it is read back."""
 
 
 class Checkpoint:
@@ -57,7 +59,7 @@ class Checkpoint:
         return name in self.tensors
 
     def tensor(self, name: str) -> NDArray[Any]:
-        """A read-only view of a tensor as stored, by canonical name; nothing is copied.
+        """A read-only view of a tensor, shape and type as stored, by canonical name; no copy.
 
         Raises CheckpointError when there is none.
         """
@@ -92,7 +94,7 @@ class Checkpoint:
     def kv_scales(self, layer: int) -> tuple[float, float] | None:
         """``k_scale`` and ``v_scale`` of a layer; one alone serves for both; None without any.
 
-        Raises CheckpointError unless a scale is positive and finite.
+        Raises CheckpointError unless a scale is positive, and finite times the greatest code.
         """
         prefix = f"model.layers.{layer}.self_attn"
         names = [f"{prefix}.{name}" for name in ("k_scale", "v_scale")]
@@ -103,14 +105,15 @@ class Checkpoint:
         value = float(self.tensor(name).reshape(-1)[0])
         # Computed with in float32, whatever it is stored in.
         if not TINIEST_FLOAT32 <= value <= LARGEST_FLOAT32:
-            raise CheckpointError(
-                "not a scale",
-                file=self.tensors[name].file.path,
-                tensor=name,
-                expected="a positive finite float32",
-                found=value,
-            )
-        return value
+            problem, expected = "not a scale", "a positive finite float32"
+        elif value > GREATEST_KV_SCALE:
+            problem = "too great a scale: what is cached in units of it may read back as infinity"
+            expected = f"at most {GREATEST_KV_SCALE:.9g}, the greatest float32 over 448"
+        else:
+            return value
+        raise CheckpointError(
+            problem, file=self.tensors[name].file.path, tensor=name, expected=expected, found=value
+        )
 
     def _make_weight(self, module: str) -> Weight:
         rule = self.rules.get(f"{module}.weight_packed")

@@ -81,7 +81,7 @@ class SynthTensors(Mapping[str, NDArray[Any]]):
 
 
 def synth(config: LagunaConfig | dict[str, Any], seed: int = 0) -> Mapping[str, NDArray[Any]]:
-    """Made-up weights for ``config``: a lazy mapping for ``write``.
+    """Made-up weights for ``config``: a lazy mapping for ``write``, shapes as published.
 
     Quantised Linears come ready packed; everything else is bfloat16, the correction bias and
     only that float32.

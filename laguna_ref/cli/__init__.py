@@ -18,6 +18,7 @@ from laguna_ref.cli.errors import run
 
 COMMANDS = (
     "generate",
+    "chat",
     "logits",
     "inspect",
     "trace",
@@ -25,6 +26,8 @@ COMMANDS = (
     "golden",
     "conform",
     "diagnose",
+    "explain",
+    "serve",
     "bench",
 )
 

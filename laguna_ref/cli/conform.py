@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from laguna_ref.cli.options import IGNORE_OPTION, JSON_OPTION
-from laguna_ref.cli.output import console, note, print_json
+from laguna_ref.cli.output import print_json
+from laguna_ref.cli.report import HTML_OPTION, require_folder_of, show
 from laguna_ref.cli.steps import steps
 from laguna_ref.errors import InputError
 
@@ -46,10 +47,7 @@ if TYPE_CHECKING:
     "--reproduce", metavar="FOLDER|WORD",
     help="Judge one broken example of a law again, as a report names it, and nothing else.",
 )  # fmt: skip
-@click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False),
-    help="Report also as a page (needs the report extra).",
-)  # fmt: skip
+@HTML_OPTION
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.")
 @IGNORE_OPTION
 @JSON_OPTION
@@ -78,8 +76,7 @@ def command(
     from laguna_ref.conformance.prepared import chosen, prepared
     from laguna_ref.load import resolve
 
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError("no such folder", key="--html", found=str(html.parent))
+    require_folder_of(html)
     opens = opener(name)
     backend = opens(resolve(model))
     oracle = oracle_of(backend, model, threads=threads, ignore_config_keys=ignore_config_key)
@@ -90,14 +87,7 @@ def command(
         report = conform(backend, oracle, cases, runs=runs, progress=progress)
         if laws:
             _put_laws(report, opens, backend, oracle, progress, examples=examples, seed=seed)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        report.print(console())
-    if html is not None:
-        html.write_text(report.to_html(), encoding="utf-8")
-        note(f"{html}: written")
-    return report.exit_code
+    return show(report, html, as_json=as_json)
 
 
 def _put_laws(

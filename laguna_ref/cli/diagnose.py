@@ -48,8 +48,8 @@ def command(
     """
     from laguna_ref.conformance.backend import declared_precision, describe
     from laguna_ref.conformance.conform import oracle_of
+    from laguna_ref.conformance.diagnosis.diagnose import diagnose
     from laguna_ref.conformance.diagnosis.prompts import ask
-    from laguna_ref.conformance.diagnosis.search import diagnose
     from laguna_ref.conformance.precision import stated_precision
 
     backend = _backend(name, model)

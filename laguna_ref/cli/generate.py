@@ -14,7 +14,8 @@ from laguna_ref.cli.interrupt import interruptible
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import human, note, print_json
 from laguna_ref.cli.prefill_bar import prefill_bar
-from laguna_ref.cli.prompts import Prompt, prompt_options, read_prompt
+from laguna_ref.cli.prompts import GivenPrompt, prompt_options, read_prompt
+from laguna_ref.cli.sampling_options import SamplingOptions, sampling_options
 
 if TYPE_CHECKING:
     from laguna_ref.memory_use import MemoryUse
@@ -37,18 +38,7 @@ class _Run:
 
 @click.command("generate", cls=ModelCommand)
 @prompt_options
-@click.option("--max-tokens", type=click.IntRange(min=0), help="Most tokens to generate.")
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), help="0 is greedy: always the likeliest token."
-)
-@click.option("--top-k", type=click.IntRange(min=0), help="Only the K likeliest tokens; 0: all.")
-@click.option("--top-p", type=float, help="Only the likeliest that together reach P; 1: all.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling."
-)
-@click.option(
-    "--stop-id", type=click.IntRange(min=0), multiple=True, help="Token to stop at; repeatable."
-)
+@sampling_options
 @model_options
 def command(
     options: ModelOptions,
@@ -56,12 +46,7 @@ def command(
     prompt_file: str | None,
     token_ids: str | None,
     bos: bool,
-    max_tokens: int | None,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    stop_id: tuple[int, ...],
+    sampling_asked: SamplingOptions,
 ) -> None:
     """Continue PROMPT as plain text, streamed to stdout; - reads it from stdin.
 
@@ -71,21 +56,12 @@ def command(
 
     Without a prompt, continues the head of a small Python function.
     """
-    from laguna_ref.generation_config import GenerationConfig
     from laguna_ref.memory_use import memory_use
 
     model = options.load()
     before = memory_use()
     asked = read_prompt(model, prompt, prompt_file, token_ids, bos)
-    defaults = GenerationConfig.of(model.checkpoint)
-    sampling = {
-        "max_tokens": defaults.max_tokens if max_tokens is None else max_tokens,
-        "temperature": defaults.sampling.temperature if temperature is None else temperature,
-        "top_k": defaults.sampling.top_k if top_k is None else top_k,
-        "top_p": defaults.sampling.top_p if top_p is None else top_p,
-        "seed": seed,
-        "stop_ids": list(stop_id or defaults.stop_ids),
-    }
+    sampling = sampling_asked.resolved(model.checkpoint)
     _show_prompt(asked, options.as_json)
     run = _generate(model, asked, sampling, stream=not options.as_json)
     timings = _timings(run, asked, sampling)
@@ -110,7 +86,7 @@ def command(
     )
 
 
-def _generate(model: Laguna, asked: Prompt, sampling: dict[str, Any], *, stream: bool) -> _Run:
+def _generate(model: Laguna, asked: GivenPrompt, sampling: dict[str, Any], *, stream: bool) -> _Run:
     """Runs the model; writes each piece of text to stdout as soon as it is known."""
     from laguna_ref.generate import generate
 
@@ -152,13 +128,13 @@ def _ends_line(pieces: list[str]) -> bool:
     return "".join(pieces[-2:]).endswith("\n")
 
 
-def _show_prompt(asked: Prompt, as_json: bool) -> None:
+def _show_prompt(asked: GivenPrompt, as_json: bool) -> None:
     """On a terminal the continuation follows its prompt, which is dimmed and on stderr."""
     if asked.text and not as_json and sys.stdout.isatty() and sys.stderr.isatty():
         click.echo(click.style(asked.text, dim=True), nl=False, err=True)
 
 
-def _finish_reason(run: _Run, asked: Prompt, sampling: dict[str, Any], model: Laguna) -> str:
+def _finish_reason(run: _Run, asked: GivenPrompt, sampling: dict[str, Any], model: Laguna) -> str:
     """``length`` (max_tokens), ``context`` (max_position_embeddings) or ``stop`` (a stop id)."""
     if len(run.tokens) == sampling["max_tokens"]:
         return "length"
@@ -167,7 +143,7 @@ def _finish_reason(run: _Run, asked: Prompt, sampling: dict[str, Any], model: La
     return "context" if full else "stop"
 
 
-def _timings(run: _Run, asked: Prompt, sampling: dict[str, Any]) -> dict[str, float | None]:
+def _timings(run: _Run, asked: GivenPrompt, sampling: dict[str, Any]) -> dict[str, float | None]:
     """Seconds and tokens per second; a token sampled is not yet a token computed.
 
     The first token comes out of the prefill. Of the others each took one forward pass, and a

@@ -10,7 +10,7 @@ import click
 from laguna_ref.cli.forward import file_metadata, logits_in_chunks, require_suffix, write_arrays
 from laguna_ref.cli.options import ModelCommand, ModelOptions, model_options
 from laguna_ref.cli.output import note, print_json, print_table
-from laguna_ref.cli.prompts import Prompt, prompt_options, read_prompt
+from laguna_ref.cli.prompts import GivenPrompt, prompt_options, read_prompt
 from laguna_ref.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _compute(model: Laguna, tokens: list[int], rows: range) -> Array:
     return np.concatenate(kept)
 
 
-def _top(asked: Prompt, row: int, logits: Array, top: int) -> dict[str, Any]:
+def _top(asked: GivenPrompt, row: int, logits: Array, top: int) -> dict[str, Any]:
     """The likeliest tokens after ``row``, likeliest first, the lower id first among equals."""
     import numpy as np
 
@@ -130,7 +130,7 @@ def _top(asked: Prompt, row: int, logits: Array, top: int) -> dict[str, Any]:
 
 
 def _write(
-    options: ModelOptions, model: Laguna, asked: Prompt, rows: range, logits: Array, out: Path
+    options: ModelOptions, model: Laguna, asked: GivenPrompt, rows: range, logits: Array, out: Path
 ) -> None:
     import numpy as np
 

@@ -21,7 +21,7 @@ DEFAULT_PROMPT = 'def read_lines(path):\n    """Return the lines of a text file.
 
 
 @dataclass(frozen=True)
-class Prompt:
+class GivenPrompt:
     """What goes into the model, and the text it stands for."""
 
     tokens: list[int]
@@ -73,7 +73,7 @@ def read_prompt(
     prompt_file: str | None,
     token_ids: str | None,
     bos: bool,
-) -> Prompt:
+) -> GivenPrompt:
     """Tokens for the model; without any source, those of a small Python function's head.
 
     Raises InputError when two sources are given, when a text is not UTF-8, or when text is to
@@ -83,7 +83,7 @@ def read_prompt(
     if len(given) > 1:
         raise InputError("give one of PROMPT, --prompt-file and --token-ids")
     if token_ids is not None:
-        return Prompt(parse_token_ids(token_ids), None, _tokenizer_if_any(model))
+        return GivenPrompt(parse_token_ids(token_ids), None, _tokenizer_if_any(model))
     if prompt_file is not None:
         prompt = _read_text(prompt_file)
     elif prompt == "-":
@@ -95,7 +95,7 @@ def read_prompt(
     first = model.config.bos_token_id
     if bos and first is not None and tokens[:1] != [first]:
         tokens.insert(0, first)
-    return Prompt(tokens, prompt, tokenizer)
+    return GivenPrompt(tokens, prompt, tokenizer)
 
 
 def parse_token_ids(text: str) -> list[int]:

@@ -3,20 +3,20 @@
 A backend is any object with the three members of ``Backend``. All else is optional and told by
 ``capabilities``; a check that needs what a backend cannot do is *not applicable*, never passed.
 
-=================  ===============================================================================
-capability         member
-=================  ===============================================================================
-``trace``          ``trace(tokens, points) -> {point: [T, ...]}``: the points it has of those asked
-                   for, ``lm_head`` among them; ids and weights of experts where it knows them
-``forced_routing`` ``logits`` and ``trace`` take ``routing={layer: (ids [T, K], weights or None)}``
-``positions``      ``logits`` and ``trace`` take ``positions=[T]``: angles of RoPE, not places
-``chunks``         ``prefill(tokens) -> (state, logits [T, V])`` and
-                   ``decode(state, tokens) -> (state, logits [t, V])``, any number of tokens each
-``batch``          ``batch(sequences) -> [logits [T, V], ...]``: ragged, all in one run
-``padding``        ``batch`` pads on the right and masks what it padded
-``packed``         it reads INT4 and INT8 groups as they lie in the file
-``exact``          its results are the same bits however a prompt is cut or batched
-=================  ===============================================================================
+==================  ==============================================================================
+capability          member
+==================  ==============================================================================
+``trace``           ``trace(tokens, points) -> {point: [T, ...]}``: the points it has of those asked
+                    for, ``lm_head`` among them; ids and weights of experts where it knows them
+``forced_routing``  ``logits`` and ``trace`` take ``routing={layer: (ids [T, K], weights or None)}``
+``positions``       ``logits`` and ``trace`` take ``positions=[T]``: angles of RoPE, not places
+``chunks``          ``prefill(tokens) -> (state, logits [T, V])`` and
+                    ``decode(state, tokens) -> (state, logits [t, V])``, any number of tokens each
+``batch``           ``batch(sequences) -> [logits [T, V], ...]``: ragged, all in one run
+``padding``         ``batch`` pads on the right and masks what it padded
+``packed``          it reads INT4 and INT8 groups as they lie in the file
+``exact``           its results are the same bits however a prompt is cut or batched
+==================  ==============================================================================
 
 Attributes that a report shows where they exist: ``version``; ``config``, the effective value of
 every config key; ``precision``, a name of ``precision.PRESETS`` (default: ``float32``).

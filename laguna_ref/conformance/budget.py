@@ -83,7 +83,7 @@ class Budget:
         return threshold_of(self.run_maxima(modes), rate)
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Arrays and JSON metadata, from which ``from_arrays`` makes it again."""
+        """Arrays by name, shapes as its own, and JSON metadata: ``from_arrays`` makes it again."""
         points = list(dict.fromkeys(key.point for key in self.keys))
         statistics = list(dict.fromkeys(key.statistic for key in self.keys))
         place = {name: at for at, name in enumerate(points)}
@@ -111,7 +111,7 @@ class Budget:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], meta: dict[str, Any]) -> Budget:
-        """The inverse of ``to_arrays`` (to float32); raises ValueError for another schema."""
+        """The inverse of ``to_arrays``, same shapes; raises ValueError for another schema."""
         if meta.get("schema") != SCHEMA or tuple(meta.get("modes", ())) != MODES:
             raise ValueError(f"a budget of schema {meta.get('schema')}, expected {SCHEMA}")
         return cls(
@@ -141,9 +141,11 @@ def measure(
 ) -> Budget:
     """Runs the oracle ``runs`` times; 0.3 s each for 48 tokens of laguna-tiny on one core.
 
+    Shapes: tokens and positions int [T].
+
     Variations of seeds ``seed`` to ``seed + runs - 1``; the first ``fitted(runs)`` give the scales.
     """
-    prompt = Prompt(model, tokens, positions, precision)
+    prompt = PromptRuns(model, tokens, positions, precision)
     count = fitted(runs)
     values, flips = [], []
     for index in range(count):
@@ -193,7 +195,7 @@ def _scales(runs: list[dict[Key, float]], precision: Precision) -> dict[Key, flo
     return dict(zip(keys, scales.tolist(), strict=True))
 
 
-class Prompt:
+class PromptRuns:
     """One prompt under one precision: the oracle's run, and legal runs by seed."""
 
     def __init__(
@@ -204,7 +206,7 @@ class Prompt:
         self.oracle = Oracle(truth_of(model, precision, self.matrices), tokens, positions)
 
     def trace(self, seed: int) -> dict[str, Array]:
-        """All trace points of the variation of a seed."""
+        """All trace points, [T, ...] each, of the variation of a seed."""
         return run(self.variation(seed), self.oracle.tokens, self.oracle.positions)
 
     def variation(self, seed: int) -> Laguna:
@@ -251,7 +253,7 @@ def floor_of(key: Key, precision: Precision) -> float:
 
 
 def threshold_of(maxima: Array, rate: float = FALSE_ALARM_RATE) -> Threshold:
-    """The least order statistic of held-out maxima that keeps ``rate`` with 95 % confidence.
+    """The least order statistic of maxima [held-out runs] that keeps ``rate`` with 95 % confidence.
 
     Where there are too few runs for that (299 for 1 %), the greatest of them.
     """

@@ -74,7 +74,7 @@ class Comparisons:
     """[sparse layers, T]: where other experts were chosen than in the oracle's free run."""
 
     def note(self, key: Key, each: Array) -> None:
-        """Takes in a statistic of every token."""
+        """Takes in a statistic of every token, [T]."""
         token = int(np.argmax(each))
         self.values[key] = Measured(float(each[token]), token)
         self.per_token[key] = each
@@ -121,11 +121,11 @@ class Oracle:
 
     @cached_property
     def free(self) -> dict[str, Array]:
-        """Every trace point of the oracle's own run."""
+        """Every trace point of the oracle's own run, [T, ...] each."""
         return run(self.model, self.tokens, self.positions)
 
     def like(self, point: str, found: Array, expected: Array) -> Array:
-        """The rows of ``expected`` that ``found`` has: all, but for logits of chosen tokens."""
+        """The rows of ``expected`` [T, ...] that ``found`` has: all, but for some logits."""
         if point == "lm_head" and self.logits_at is not None and len(found) != len(expected):
             return np.asarray(expected[self.logits_at])
         return expected
@@ -157,6 +157,7 @@ def compare(
 ) -> Comparisons:  # fmt: skip
     """Compares what ``found`` holds, in the modes given; ``earlier``, of other modes, is added to.
 
+    Shapes: found [T, ...] each.
     Experts chosen must be some of the model's.
     """
     result = earlier or Comparisons()
@@ -178,7 +179,7 @@ def compare(
 
 
 def has_routing(oracle: Oracle, found: Mapping[str, Array]) -> bool:
-    """Whether ids and weights of every router are there."""
+    """Whether ids and weights [T, K] of every router are there."""
     return all(
         f"model.layers.{layer}.mlp.{part}" in found
         for layer in oracle.sparse_layers()

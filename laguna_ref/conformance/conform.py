@@ -50,7 +50,10 @@ REPLAYABLE = ("added", "layers", "replayed")
 
 
 def oracle_of(backend: Backend, path: Any, **options: Any) -> Laguna:
-    """The oracle that a backend asks to be judged by; raises LagunaError."""
+    """The oracle that a backend asks to be judged by, in float64.
+
+    Raises BackendError for an option that no oracle has, and what ``load`` raises.
+    """
     stated = oracle_options(backend)
     unknown = sorted(set(stated) - set(ORACLE_OPTIONS))
     if unknown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from laguna_ref.conformance.conform_report import BROKEN, ConformReport
+from laguna_ref.conformance.conform_report import BROKEN, FAILED, ConformReport
 from laguna_ref.conformance.report import CONFORMING, DIVERGES
 from laguna_ref.conformance.terminal import STYLE
 from laguna_ref.conformance.terminal import print_report as print_case
@@ -12,7 +12,7 @@ from laguna_ref.conformance.terminal import print_report as print_case
 if TYPE_CHECKING:
     from rich.console import Console
 
-LAW_STYLE = {"holds": STYLE[CONFORMING], BROKEN: STYLE[DIVERGES]}
+LAW_STYLE = {"holds": STYLE[CONFORMING], BROKEN: STYLE[DIVERGES], FAILED: "bold yellow"}
 
 
 def print_report(report: ConformReport, console: Console) -> None:

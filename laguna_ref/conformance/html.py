@@ -29,7 +29,7 @@ def page(report: Report) -> str:
 def conform_page(report: ConformReport) -> str:
     """The same of a whole backend; the cases that diverge, or come nearest, are drawn."""
     ranked = sorted(
-        (case for case in report.cases if case.points),
+        (case for case in report.cases if case.points or case.first_divergence),
         key=lambda case: (case.verdict != DIVERGES, -(case.share_of_budget or 0.0)),
     )
     shown = [(case, _plots_of(case)) for case in ranked[:MOST_PLOTTED]]

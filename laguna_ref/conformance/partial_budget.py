@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from laguna_ref.conformance import partial, statistics
-from laguna_ref.conformance.budget import DEFAULT_RUNS, FALSE_ALARM_RATE, Prompt, Threshold
+from laguna_ref.conformance.budget import DEFAULT_RUNS, FALSE_ALARM_RATE, PromptRuns, Threshold
 from laguna_ref.conformance.budget import threshold_of as _threshold_of
 from laguna_ref.conformance.partial import STATISTICS, Seen, View
 from laguna_ref.conformance.precision import Precision
@@ -77,7 +77,7 @@ def measure(
     Variations of seeds ``seed`` to ``seed + runs - 1``, as in ``budget.measure``; the first half
     is fitted.
     """
-    prompt = Prompt(model, tokens, positions, precision)
+    prompt = PromptRuns(model, tokens, positions, precision)
     expected = partial.log_softmax(prompt.oracle.free["lm_head"])
     rows, flips, fitted = [], [], runs // 2
     for index in range(runs):
@@ -119,7 +119,7 @@ def _floors(expected: Array, seen: Seen, precision: Precision) -> Array:
     return np.array([2 * one if name in TWO_VALUES else one for name in STATISTICS])
 
 
-def _flipped(prompt: Prompt, trace: dict[str, Array]) -> Array:
+def _flipped(prompt: PromptRuns, trace: dict[str, Array]) -> Array:
     """bool [T]: which tokens went to other experts than the oracle's, in any layer."""
     oracle = prompt.oracle
     differs = np.zeros(len(oracle.tokens), dtype=bool)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from laguna_ref.conformance import guards, localise, partial, partial_budget, statistics
+from laguna_ref.conformance import guards, localise, mending, partial, partial_budget, statistics
 from laguna_ref.conformance.budget import FALSE_ALARM_RATE, Threshold
 from laguna_ref.conformance.comparisons import Oracle
 from laguna_ref.conformance.inputs import DumpLike, GoldenLike
@@ -59,19 +59,16 @@ def judge(
     """
     problem = _problem(dump, model)
     if problem is not None:
-        report.verdict, report.reason = INCONCLUSIVE, problem
-        return report
+        return report.conclude(INCONCLUSIVE, problem)
     assert model is not None
     found = np.asarray(dump.points["lm_head"], np.float64)
     improper = partial.problem_of(found)
     tokens, positions = np.asarray(golden.case.tokens), guards.positions_of(golden)
     if improper is not None or found.shape != (len(tokens), model.config.vocab_size):
-        report.verdict = INCONCLUSIVE
-        report.reason = improper or (
-            f"lm_head has shape {list(found.shape)}, expected "
-            f"{[len(tokens), model.config.vocab_size]}"
+        wanted = (len(tokens), model.config.vocab_size)
+        return report.conclude(
+            INCONCLUSIVE, improper or mending.another_shape("lm_head", found, wanted)
         )
-        return report
     seen = window_of(dump)
     if budget is None:
         precision = guards.declared_precision(dump) or _precision_of(golden)
@@ -148,26 +145,24 @@ def _verdict(
     assert report.threshold is not None
     if outside:
         worst = max(outside, key=lambda point: point.floor_units)
-        report.verdict = DIVERGES
         report.first_divergence = _divergence(report, oracle, worst, view, found, expected)
-        report.reason = (
+        return report.conclude(
+            DIVERGES,
             f"lm_head, token {report.first_divergence.token}: {worst.floor_units:,.3g} floor "
-            f"units ({worst.statistic}), a legal report stays under {report.threshold:.3g}"
+            f"units ({worst.statistic}), a legal report stays under {report.threshold:.3g}",
         )
-    elif contaminated.sum() > 0.5 * seen.rows.sum():
-        report.verdict = INCONCLUSIVE
-        report.reason = (
+    if contaminated.sum() > 0.5 * seen.rows.sum():
+        return report.conclude(
+            INCONCLUSIVE,
             f"{int(contaminated.sum())} of {int(seen.rows.sum())} tokens follow, in most legal "
-            "runs, another choice of experts; a trace with its routing can be replayed"
+            "runs, another choice of experts; a trace with its routing can be replayed",
         )
-    else:
-        report.verdict = CONFORMING
-        share = report.share_of_budget or 0.0
-        report.reason = (
-            f"log-probabilities of {int(seen.rows.sum())} tokens, {seen.k} each, "
-            f"{share:.2g} of the budget used"
-        )
-    return report
+    share = report.share_of_budget or 0.0
+    return report.conclude(
+        CONFORMING,
+        f"log-probabilities of {int(seen.rows.sum())} tokens, {seen.k} each, "
+        f"{share:.2g} of the budget used",
+    )
 
 
 def _divergence(

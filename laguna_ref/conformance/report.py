@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 CONFORMING, DIVERGES, INCONCLUSIVE = "conforming", "diverges", "inconclusive"
+NOT_A_NUMBER = "not a number"
 EXIT_CODES = {CONFORMING: 0, DIVERGES: 1, INCONCLUSIVE: 3}
 
 
@@ -26,7 +27,7 @@ class Divergence:
     layer: int | None
     token: int
     floor_units: float | None
-    """None for a value that is not a number."""
+    """None for a value that is not a number, and for a choice of experts that is none."""
     expected: Any
     found: Any
     mode: str
@@ -36,6 +37,24 @@ class Divergence:
     detail: str
     reproduce: str
     """A command that prints the oracle's side."""
+
+    @property
+    def where(self) -> str:
+        """The point, the operation where one is to blame, and the token."""
+        operation = f" ({self.operation})" if self.operation else ""
+        return f"{self.point}{operation}, token {self.token}"
+
+    @property
+    def error(self) -> str:
+        """How far off it is; empty for a choice that is none, of which ``detail`` says all."""
+        if self.floor_units is not None:
+            return f"{self.floor_units:,.3g} floor units ({self.statistic}, {self.mode})"
+        return NOT_A_NUMBER if self.statistic == "finite" else ""
+
+    @property
+    def place(self) -> str:
+        """Of the two values inside the token's vector; empty where they are all of it."""
+        return f" at {self.index}" if self.index else ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +136,11 @@ class Report:
     left_out: list[str] = field(default_factory=list)
     """Ways to compare that were not possible, and why."""
     plots: Plots = field(default_factory=Plots)
+
+    def conclude(self, verdict: str, reason: str) -> Report:
+        """Sets the verdict, and why it is so; returns the report."""
+        self.verdict, self.reason = verdict, reason
+        return self
 
     @property
     def exit_code(self) -> int:

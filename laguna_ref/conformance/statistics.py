@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from laguna_ref.golden.kl import kl_divergence
 from laguna_ref.numerics import Array
 
 TINY = np.finfo(np.float64).tiny
@@ -81,7 +82,7 @@ def _of_logits(found: Array, expected: Array) -> dict[str, Array]:
     overtaking = np.where(f > f[rows, ours][:, None], e, np.inf).min(axis=1)
     sunk = np.where(np.isfinite(overtaking), e[rows, ours] - overtaking, 0.0)
     return {
-        "kl": np.sqrt(2 * kl_divergence(f, e)),
+        "kl": np.sqrt(2 * kl_divergence(e, f)),
         "top1": (e[rows, ours] - e[rows, theirs]) / scale,
         "overtaken": sunk / scale,
     }
@@ -92,25 +93,6 @@ def ranks(found: Array, expected: Array) -> Array:
     ours = np.asarray(expected).argmax(axis=1)
     rank: Array = (found > found[np.arange(len(ours)), ours][:, None]).sum(axis=1)
     return rank
-
-
-def kl_divergence(found: Array, expected: Array) -> Array:
-    """KL(softmax(expected) || softmax(found)) in nats, [T]; exact for small differences too.
-
-    With d = found - expected, it is log E[exp(d - E d)] under the expected distribution, which
-    has no cancellation when d is small.
-    """
-    f, e = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    p = np.exp(e - e.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    d = f - e
-    d = d - np.einsum("tv,tv->t", p, d)[:, None]
-    top = np.maximum(d.max(axis=1, keepdims=True), 0.0)
-    small = top[:, 0] < 1.0  # beyond that exp(d) - 1 - d may overflow, and nothing cancels
-    series = np.einsum("tv,tv->t", p, np.expm1(np.where(small[:, None], d, 0.0)))
-    direct = top[:, 0] + np.log(np.einsum("tv,tv->t", p, np.exp(d - top)))
-    divergence: Array = np.where(small, np.log1p(np.maximum(series, 0.0)), direct)
-    return np.asarray(np.maximum(divergence, 0.0))
 
 
 def deficits(scores: Array, ids: Array) -> Array:

@@ -24,12 +24,10 @@ def print_report(report: Report, console: Console) -> None:
     console.print(line, soft_wrap=True)
     first = report.first_divergence
     if first is not None:
-        units = "" if first.floor_units is None else f"{first.floor_units:,.3g} floor units "
-        place = f" at {first.index}" if first.index else ""
         rows = [
-            ("first divergence", f"{first.point} ({first.operation}), token {first.token}"),
-            ("error", f"{units}({first.statistic}, {first.mode})" if units else ""),
-            ("expected", f"{first.expected}{place}"),
+            ("first divergence", first.where),
+            ("error", first.error),
+            ("expected", f"{first.expected}{first.place}"),
             ("found", f"{first.found}"),
             ("", first.detail),
             ("reproduce", first.reproduce),

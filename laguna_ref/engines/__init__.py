@@ -69,7 +69,10 @@ def engine_by_name(name: str) -> Engine:
 
 
 def with_replaced(engine: Engine, **functions: Any) -> Engine:
-    """The same engine with some of its functions replaced; it no longer has a name."""
+    """The same engine with some of its functions replaced; it no longer has a name.
+
+    Raises InputError for a function that no engine has.
+    """
     names = [name for name in dir(Engine) if not name.startswith("_")]
     unknown = sorted(set(functions) - set(names))
     if unknown:

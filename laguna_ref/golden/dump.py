@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from laguna_ref.checkpoint.safetensors_file import SafetensorsFile
-from laguna_ref.errors import CheckpointError
-from laguna_ref.golden.errors import DumpError
+from laguna_ref.golden.errors import DumpError, open_safetensors
 from laguna_ref.numerics import Array
 from laguna_ref.trace import ATTENTION_POINTS, LAYER_POINTS, SPARSE_POINTS
 
@@ -71,13 +70,7 @@ def read_dump(path: str | Path, *, finite: bool = True) -> Dump:
     a value that is not finite (the first in order of execution).
     """
     path = Path(path)
-    try:
-        file = SafetensorsFile(path)
-    except CheckpointError as problem:
-        raise DumpError(
-            problem.message, file=path, tensor=problem.tensor, expected=problem.expected,
-            found=problem.found,
-        ) from problem  # fmt: skip
+    file = open_safetensors(path, DumpError)
     for name in REQUIRED:
         _require_integers(file, path, name)
     tokens, positions = file.tensor("tokens"), file.tensor("positions")

@@ -17,9 +17,8 @@ import numpy as np
 
 from laguna_ref.checkpoint.safetensors_file import DTYPE_NAMES, SafetensorsFile
 from laguna_ref.checkpoint.safetensors_writer import TensorSpec, aligned, write_file
-from laguna_ref.errors import CheckpointError
 from laguna_ref.golden.cases import Case
-from laguna_ref.golden.errors import GoldenError
+from laguna_ref.golden.errors import GoldenError, open_safetensors
 from laguna_ref.golden.golden import Golden
 from laguna_ref.golden.hashes import array_sha256
 from laguna_ref.golden.identity import Identity, canonical
@@ -86,7 +85,7 @@ def read_golden(path: str | Path, model: Laguna | None = None) -> Golden:
 
 
 def tensors_of(golden: Golden) -> dict[str, Array]:
-    """Every array of a golden by its name in a file."""
+    """Every array of a golden by its name in a file; shapes as in docs/golden-format.md."""
     logits = golden.logits
     result = {
         "tokens": np.array(golden.case.tokens, dtype=np.int64),
@@ -124,13 +123,7 @@ def _vocabulary(logits: Logits) -> dict[str, int]:
 
 def _open(path: Path) -> tuple[SafetensorsFile, dict[str, Any]]:
     """The file, and the header's entries once they agree with their own hash."""
-    try:
-        file = SafetensorsFile(path)
-    except CheckpointError as problem:
-        raise GoldenError(
-            problem.message, file=path, tensor=problem.tensor, expected=problem.expected,
-            found=problem.found,
-        ) from problem  # fmt: skip
+    file = open_safetensors(path, GoldenError)
     try:
         header = {key: json.loads(text) for key, text in file.metadata.items()}
     except ValueError:

@@ -1,4 +1,4 @@
-"""Bounds of a KL divergence from a summary of the reference's logits and another's full ones."""
+"""KL divergences: of full logits, and bounds where of the reference's there is a summary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,37 @@ class KLBounds(NamedTuple):
 
 
 def kl_divergence(reference: Array, other: Array) -> Array:
-    """KL(reference || other) of logits [N, V], in nats, [N] float64."""
+    """KL(reference || other) of logits [N, V], in nats, [N] float64; minus infinity is allowed.
+
+    By the definition, except where the two are near: there it would be the small difference of
+    large terms. With d = other - reference it is log E[exp(d - E d)] under the reference's
+    distribution, which keeps its digits however small d is.
+    """
+    wide, compared = np.asarray(reference, np.float64), np.asarray(other, np.float64)
+    near, d = _centred_difference(wide, compared)
+    divergence = np.empty(len(wide))
+    divergence[near] = np.log1p(np.maximum(_mean(wide[near], np.expm1(d[near])), 0.0))
+    divergence[~near] = _by_definition(wide[~near], compared[~near])
+    return np.maximum(divergence, 0.0)
+
+
+def _centred_difference(reference: Array, other: Array) -> tuple[Array, Array]:
+    """Which rows are near each other, and d - E d, [N, V]."""
+    with np.errstate(invalid="ignore"):
+        d = other - reference
+        d = d - _mean(reference, d)[:, None]
+        # Beyond 1 nothing cancels, and exp(d) may overflow; of an infinity there is no mean.
+        return np.isfinite(d).all(axis=1) & (d.max(axis=1) < 1.0), d
+
+
+def _mean(logits: Array, x: Array) -> Array:
+    """Of x [N, V] under the distributions of the logits, [N]."""
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    return np.asarray(np.einsum("tv,tv->t", p, x))
+
+
+def _by_definition(reference: Array, other: Array) -> Array:
     p, q = _log_softmax(reference), _log_softmax(other)
     with np.errstate(invalid="ignore"):
         terms = np.where(p == -np.inf, 0.0, np.exp(p) * (p - q))

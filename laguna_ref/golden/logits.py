@@ -42,7 +42,7 @@ class LogitsSummary:
     """[N] float64, logsumexp of what is neither among the top nor sampled; -inf if nothing is."""
 
     def known(self, row: int) -> tuple[Array, Array]:
-        """Ids and logits, ascending by id, of everything that is known of a row."""
+        """Ids and logits, [M] each, ascending by id, of all M that are known of a row."""
         ids = np.concatenate([self.top_ids[row], self.columns])
         values = np.concatenate([self.top[row], self.sample[row]])
         unique, first = np.unique(ids, return_index=True)
@@ -89,7 +89,7 @@ def summarise(logits: Array, top: int = TOP, sample: int = SAMPLE) -> LogitsSumm
 
 
 def sampled_columns(vocabulary: int, count: int, seed: int = SEED) -> Array:
-    """``count`` different column numbers, ascending, int64; all of them if there are no more."""
+    """Different column numbers, int64 [count], ascending; all of them if there are no more."""
     keys = np.random.PCG64(seed).random_raw(vocabulary)  # a stream that no version changes
     return np.sort(np.argsort(keys, kind="stable")[:count]).astype(np.int64)
 

@@ -24,6 +24,7 @@ def apply_gate(attention: Array, gate: Array, numerics: Numerics) -> Array:
 
     Shapes: attention [T, H, C], gate [T, H] or [T, H * C] -> [T, H * C].
     Rounds at: gate.product.
+    Follows: Transformers ``LagunaAttention.forward``, between attention and ``o_proj``.
     """
     tokens, heads, head_dim = attention.shape
     per_element = gate.shape[1] != heads or head_dim == 1

@@ -39,7 +39,11 @@ def weight_rows(weight: Weight, start: int, stop: int, numerics: Numerics) -> Ar
 
 
 def embed(tokens: Array, weight: Weight, numerics: Numerics) -> Array:
-    """Rows of the embedding: tokens int64 [T], weight [V, D] -> [T, D]. No scaling."""
+    """Rows of the embedding; no scaling.
+
+    Shapes: tokens int64 [T], weight [V, D] -> [T, D].
+    Follows: Transformers ``LagunaModel.embed_tokens``.
+    """
     out = np.empty((len(tokens), weight.shape[1]), dtype=numerics.dtype)
     for index, token in enumerate(tokens.tolist()):
         out[index] = weight_rows(weight, token, token + 1, numerics)[0]

@@ -19,5 +19,10 @@ def combine(routed: Array, shared: Array, scaling_factor: float, numerics: Numer
 
 
 def add(residual: Array, x: Array, numerics: Numerics) -> Array:
-    """``residual + x``, [T, D]. Rounds at: residual."""
+    """``residual + x``.
+
+    Shapes: [T, D] and [T, D] -> [T, D].
+    Rounds at: residual.
+    Follows: Transformers ``LagunaDecoderLayer.forward``.
+    """
     return numerics.round_at("residual", residual + x)

@@ -37,7 +37,7 @@ def rope_angles(spec: RopeSpec, positions: Array, numerics: Numerics) -> Array:
 
 
 def scaled_table(values: Array, spec: RopeSpec, numerics: Numerics) -> Array:
-    """Cosines or sines in the numerics' type, times the attention factor."""
+    """Cosines or sines, [T, R/2], in the numerics' type, times the attention factor."""
     factor = numerics.dtype.type(spec.attention_factor)
     return numerics.round_at("rope.table", numerics.cast(values) * factor)
 

@@ -88,12 +88,16 @@ def weights_of(ids: Array, scores: Array, spec: RouterSpec, numerics: Numerics) 
 
 
 def soft_cap(logits: Array, cap: float) -> Array:
-    """``cap * tanh(logits / cap)``; unchanged for a cap of zero."""
+    """``cap * tanh(logits / cap)``, elementwise; unchanged for a cap of zero."""
     return logits if cap == 0 else np.tanh(logits / logits.dtype.type(cap)) * logits.dtype.type(cap)
 
 
 def scores_of(logits: Array, score_func: str) -> Array:
-    """Scores from logits, [T, E], before the bias: sigmoid, softmax or sqrt(softplus)."""
+    """Scores from logits, before the bias: sigmoid, softmax or sqrt(softplus).
+
+    Shapes: logits [T, E] -> [T, E].
+    Follows: Transformers ``LagunaTopKRouter`` (sigmoid), vLLM ``laguna.py`` (the others).
+    """
     if score_func == "sigmoid":
         return sigmoid(logits)
     if score_func == "softmax":

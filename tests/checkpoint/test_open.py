@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import laguna_ref
 from laguna_ref import checkpoint
 from laguna_ref.checkpoint.formats.packed_int import BFLOAT16, quantise
 from laguna_ref.errors import (
@@ -19,6 +20,8 @@ from laguna_ref.errors import (
     UnknownConfigKeyError,
     UnsupportedFormatError,
 )
+from laguna_ref.numerics import FLOAT32
+from laguna_ref.ops.fp8 import fp8_decode
 from tests.checkpoint.small import (
     INT4_EXPERT,
     INT8_EXPERT,
@@ -205,6 +208,31 @@ def test_bad_kv_scales_are_refused_when_read(folder: Path, bad: float) -> None:
     opened = checkpoint.open(folder)
     with pytest.raises(CheckpointError, match=r"layers\.1\.self_attn\.v_scale.*not a scale"):
         opened.kv_scales(1)
+
+
+LARGEST = np.finfo(np.float32).max
+GREATEST_KV_SCALE = np.float32(float(LARGEST) / 448)  # rounded down
+TOO_GREAT = np.nextafter(GREATEST_KV_SCALE, LARGEST)
+
+
+@pytest.mark.parametrize("bad", [TOO_GREAT, LARGEST])
+def test_kv_scales_that_could_overflow_are_refused_when_loaded(folder: Path, bad: Any) -> None:
+    rewrite(folder, {**read_all(folder), V_SCALE: np.array([bad], np.float32)})
+    with pytest.raises(CheckpointError, match="too great a scale") as refused:
+        laguna_ref.load(folder, engine="numpy")
+    assert (refused.value.tensor, refused.value.found) == (V_SCALE, float(bad))
+    assert f"at most {float(LARGEST) / 448:.9g}" in str(refused.value)
+
+
+def test_the_greatest_kv_scale_reads_every_code_back(folder: Path) -> None:
+    rewrite(folder, {**read_all(folder), V_SCALE: np.array([GREATEST_KV_SCALE])})
+    scales = checkpoint.open(folder).kv_scales(1)
+    assert scales is not None
+    assert scales[1] == GREATEST_KV_SCALE
+    codes = np.setdiff1d(np.arange(256), [0x7F, 0xFF]).astype(np.uint8)
+    assert np.isfinite(fp8_decode(codes, np.float32(scales[1]), FLOAT32)).all()
+    with np.errstate(over="ignore"):
+        assert np.isinf(fp8_decode(codes, TOO_GREAT, FLOAT32)).any()
 
 
 def test_tied_embeddings_need_no_head(tmp_path: Path) -> None:

@@ -38,6 +38,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smaller checkpoint with a tokenizer and room for any conversation."""
+    folder = tmp_path_factory.mktemp("cli") / "roomy"
+    config = small_config(vocab_size=VOCAB_SIZE, max_position_embeddings=100_000)
+    files = {"tokenizer.json": tokenizer_json().encode()}
+    checkpoint.write(folder, config, checkpoint.synth(config, seed=0), extra_files=files)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights and nothing beside them."""
     folder = tmp_path_factory.mktemp("cli") / "bare"

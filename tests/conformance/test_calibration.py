@@ -12,7 +12,7 @@ from laguna_ref.conformance.budget import (
     DEFAULT_RUNS,
     FALSE_ALARM_RATE,
     Budget,
-    Prompt,
+    PromptRuns,
     fitted,
     joint_threshold,
     maxima_of,
@@ -30,7 +30,7 @@ REPORTS = (("added", "layers", "replayed"), ("added", "free", "logits"), ("logit
 def accused(budget: Budget, count: int, fresh: int) -> dict[tuple[str, ...], int]:
     """How many of ``fresh`` legal runs each kind of report would accuse."""
     tokens = prompt(count)
-    legal = Prompt(tiny(), np.array(tokens), np.arange(count), budget.precision)
+    legal = PromptRuns(tiny(), np.array(tokens), np.arange(count), budget.precision)
     scale = dict(zip(budget.keys, budget.scales.tolist(), strict=True))
     rows = [maxima_of(legal.legal(FRESH_SEEDS + i), scale) for i in range(fresh)]
     maxima = np.array(rows)

@@ -9,7 +9,7 @@ import pytest
 
 import laguna_ref
 from laguna_ref.conformance import budget_cache
-from laguna_ref.conformance.budget import DEFAULT_RUNS, Budget, Prompt, maxima_of
+from laguna_ref.conformance.budget import DEFAULT_RUNS, Budget, PromptRuns, maxima_of
 from laguna_ref.conformance.budget_cache import WAYS
 from laguna_ref.conformance.comparisons import MODES
 from laguna_ref.conformance.precision import PRESETS
@@ -56,7 +56,7 @@ def test_no_file_is_of_no_use() -> None:
 def test_fresh_legal_runs_fill_it_and_do_not_leave_it(way: int) -> None:
     """A budget of other variations than today's would be too tight or far too wide."""
     model, prompt, precision, budget = committed(way, "short-float")
-    legal = Prompt(model, *prompt, precision)
+    legal = PromptRuns(model, *prompt, precision)
     scales = dict(zip(budget.keys, budget.scales.tolist(), strict=True))
     shown = np.array([maxima_of(legal.legal(seed), scales) for seed in FRESH])
     known = budget.maxima

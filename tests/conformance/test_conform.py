@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -380,6 +381,15 @@ def test_the_verdict_of_the_whole(cases: list[str], laws: list[str], verdict: st
 def test_a_dead_backend_never_conforms() -> None:
     report = ConformReport({"name": "b"}, None, [case("conforming")], died="gone")
     assert report.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("status", ["holds", "broken", "failed"])
+def test_every_status_of_a_law_that_was_put_has_a_colour(status: str) -> None:
+    pytest.importorskip("jinja2")
+    backend = {"name": "b", "version": None}
+    page = ConformReport(backend, None, [case("conforming")], [law(status)]).to_html()
+    assert f'<td class="{status}">{status}</td>' in page
+    assert re.search(rf"\.{status}\b[^{{]*{{ color: #", page)
 
 
 def test_the_report_is_said_in_three_ways(oracle: laguna_ref.Laguna, cases: list[Prepared]) -> None:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from laguna_ref.conformance.adapters.oracle_backend import OracleBackend
-from laguna_ref.conformance.budget import Prompt
+from laguna_ref.conformance.budget import PromptRuns
+from laguna_ref.conformance.diagnosis.diagnose import diagnose
 from laguna_ref.conformance.diagnosis.diagnosis import Diagnosis
 from laguna_ref.conformance.diagnosis.distances import by_operation
 from laguna_ref.conformance.diagnosis.fit import coarse, fine
 from laguna_ref.conformance.diagnosis.hypotheses import both, changed_by, turned
 from laguna_ref.conformance.diagnosis.misfit import Observation, gather
 from laguna_ref.conformance.diagnosis.prompts import ask, drawn
-from laguna_ref.conformance.diagnosis.search import ENOUGH, PARTLY, diagnose
+from laguna_ref.conformance.diagnosis.search import ENOUGH, PARTLY
 from laguna_ref.conformance.faults import CATALOGUE, DIALS
 from laguna_ref.conformance.faults.fault import changed
 from laguna_ref.conformance.precision import PRESETS
@@ -73,7 +74,7 @@ def test_a_fault_that_goes_another_legal_way_is_recognised() -> None:
     oracle = tiny("fp8")
     plant = CATALOGUE["rope.theta_of_full_layers"].plant
     tokens = np.array(drawn(oracle.config, 1)[0].tokens)
-    legal = Prompt(oracle, tokens, np.arange(SHORT), PRESETS["float32"])
+    legal = PromptRuns(oracle, tokens, np.arange(SHORT), PRESETS["float32"])
     alone, among = [], []
     for seed in range(2_000_000, 2_000_008):
         logits = np.asarray(plant(legal.variation(seed))(tokens))

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from laguna_ref.conformance import localise
 from laguna_ref.conformance.comparisons import Oracle
+from laguna_ref.conformance.conform_report import ConformReport
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.report import Report
 from laguna_ref.errors import InputError
@@ -32,6 +33,12 @@ from tests.conformance.samples import (
 
 def judged(golden: Golden, dump: Dump) -> Report:
     return judge(golden, dump, model=tiny())
+
+
+def printed(report: Report) -> str:
+    text = io.StringIO()
+    report.print(Console(file=text, width=160))
+    return text.getvalue()
 
 
 def test_a_legal_backend_conforms(golden: Golden, dump: Dump) -> None:
@@ -144,6 +151,12 @@ def test_what_is_no_number_diverges(golden: Golden, dump: Dump, value: float) ->
     assert report.first_divergence is not None
     assert (report.first_divergence.token, report.first_divergence.index) == (5, [1, 2])
     json.dumps(report.to_json(), allow_nan=False)
+    assert (
+        "  first divergence  model.layers.4.self_attn.k_norm, token 5\n"
+        "  error             not a number\n"
+        "  expected          a finite number at [1, 2]\n"
+        f"  found             {value}\n"
+    ) in printed(report)
 
 
 def test_an_expert_chosen_twice_diverges(golden: Golden, dump: Dump) -> None:
@@ -166,11 +179,10 @@ def test_an_expert_that_does_not_exist_is_named_with_its_token(golden: Golden, d
     first = report.first_divergence
     assert first is not None
     assert (first.token, first.found) == (7, ids[7].tolist())
-    text = io.StringIO()
-    report.print(Console(file=text, width=160))
-    assert "None" not in text.getvalue().partition("judged by")[0]
-    assert "number" not in text.getvalue()
-    assert f"different experts, 0 to 15\n  found             {ids[7].tolist()}" in text.getvalue()
+    text = printed(report)
+    assert "None" not in text.partition("judged by")[0]
+    assert "number" not in text
+    assert f"different experts, 0 to 15\n  found             {ids[7].tolist()}" in text
 
 
 # Mistakes of the dump: named, and never a pass.
@@ -348,10 +360,9 @@ def test_json_has_the_promised_keys(golden: Golden, dump: Dump) -> None:
 def test_the_table_says_what_and_where(golden: Golden, dump: Dump) -> None:
     name = "model.layers.3.self_attn.q_norm"
     report = judged(golden, dump.changed(**{name: dump.points[name] * 1.01}))
-    text = io.StringIO()
-    report.print(Console(file=text, width=160))
-    assert f"first divergence  {name} (rms_norm)" in text.getvalue()
-    assert "laguna-ref trace --numerics float64 --token-ids " in text.getvalue()
+    text = printed(report)
+    assert f"first divergence  {name} (rms_norm)" in text
+    assert "laguna-ref trace --numerics float64 --token-ids " in text
 
 
 def test_another_checkpoint_is_named_in_the_command_and_the_embedded_one_is_not(
@@ -371,3 +382,44 @@ def test_the_page_stands_alone(golden: Golden, dump: Dump) -> None:
     assert html.count("<svg") == 4
     for outside in ("<script", "<link", "src=", "@import"):
         assert outside not in html
+
+
+def both_pages(report: Report) -> tuple[str, str]:
+    """That of one case, and that of a backend with this case alone."""
+    pytest.importorskip("matplotlib")
+    backend = {"name": "b", "version": None}
+    return report.to_html(), ConformReport(backend, None, [report]).to_html()
+
+
+def test_pages_say_what_is_no_number_and_where(golden: Golden, dump: Dump) -> None:
+    name = "model.layers.4.self_attn.k_norm"
+    array = dump.points[name].copy()
+    array[5, 1, 2] = np.nan
+    for page in both_pages(judged(golden, dump.changed(**{name: array}))):
+        assert f"<code>{name}, token 5</code>" in page
+        assert "a finite number at [1, 2]" in page
+        assert "not a number" in page
+        for odd in ("floor units (", "()", "<code></code>"):
+            assert odd not in page
+
+
+def test_pages_say_which_choice_is_none(golden: Golden, dump: Dump) -> None:
+    name = "model.layers.4.mlp.topk_ids"
+    ids = dump.points[name].copy()
+    ids[7, 0] = -1
+    for page in both_pages(judged(golden, dump.changed(**{name: ids}))):
+        assert f"<code>{name} (choice of experts), token 7</code>" in page
+        assert f"{ids[7].tolist()}" in page
+        assert "names expert -1 at token 7" in page
+        for odd in ("floor units (", "at []", "not a number", "<code></code>"):
+            assert odd not in page
+
+
+def test_pages_say_which_choice_costs_too_much(golden: Golden, dump: Dump) -> None:
+    name = "model.layers.4.mlp.topk_ids"
+    ids = dump.points[name].copy()
+    ids[7, 1] = next(e for e in range(16) if e not in ids[7])
+    for page in both_pages(judged(golden, dump.changed(**{name: ids}))):
+        assert "floor units (deficit, added)" in page
+        assert "the choice costs" in page
+        assert "at []" not in page

@@ -240,6 +240,18 @@ def test_a_failure_is_saved_with_its_model(tmp_path: Path) -> None:
     assert replay(opener("oracle"), None, result.reproduce).status == "holds"
 
 
+def test_an_example_at_which_the_backend_fails_is_a_failure_again(tiny: laguna_ref.Laguna) -> None:
+    class Failing(OneModel):
+        def logits(self, tokens: Sequence[int]) -> Any:
+            raise RuntimeError("connection reset")
+
+    word = to_blob("causality", Example({}, 0, (), (1, 2, 3), {"cut": 1}))
+    assert replay(None, OneModel(tiny), word, oracle=tiny).status == "holds"
+    failed = replay(None, Failing(tiny), word, oracle=tiny)
+    assert (failed.status, failed.examples, failed.reproduce) == ("failed", 0, "")
+    assert failed.detail == "the backend failed: RuntimeError: connection reset"
+
+
 def test_progress_counts_examples() -> None:
     seen: list[tuple[str, int, int]] = []
     one(opener("oracle"), names=["agreement"], progress=lambda *state: seen.append(state))

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laguna_ref.conformance import partial, partial_judge
-from laguna_ref.conformance.budget import DEFAULT_RUNS, Prompt
+from laguna_ref.conformance.budget import DEFAULT_RUNS, PromptRuns
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.partial import STATISTICS, seen_in, shown_through, view
 from laguna_ref.conformance.partial_budget import PartialBudget, measure
 from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.conformance.report import Report
-from laguna_ref.conformance.statistics import kl_divergence
+from laguna_ref.golden.kl import kl_divergence
 from tests.conformance.samples import Array, Dump, Golden, golden_of, prompt, tiny
 
 K = 20
@@ -81,7 +81,7 @@ rows = st.integers(0, 10**6).map(
 def test_the_divergence_shown_never_exceeds_the_whole(pair: Array, k: int) -> None:
     found, expected = partial.log_softmax(pair[0]), partial.log_softmax(pair[1])
     part = view(window(found, k), expected, seen_in(window(found, k), k))
-    whole = kl_divergence(found, expected)
+    whole = kl_divergence(expected, found)
     assert (np.square(part.per_token["kl"]) / 2 <= whole * (1 + 1e-9) + 1e-12).all()
     complete = view(found, expected, seen_in(found))
     assert np.allclose(np.square(complete.per_token["kl"]) / 2, whole)
@@ -205,7 +205,7 @@ def test_legal_runs_that_the_budget_has_not_seen_are_seldom_accused() -> None:
     tokens = np.array(prompt(6))
     places, precision = np.arange(6), PRESETS["float32"]
     model = tiny("float")
-    legal = Prompt(model, tokens, places, precision)
+    legal = PromptRuns(model, tokens, places, precision)
     expected = partial.log_softmax(legal.oracle.free["lm_head"])
     seen = seen_in(window(expected), K)
     budget = measure(model, tokens, places, precision, seen, runs=200)

@@ -13,6 +13,8 @@ from laguna_ref.golden.kl import kl_bounds, kl_divergence
 from laguna_ref.golden.logits import logsumexp, sampled_columns, summarise
 from tests import tolerances
 
+RANDOM = np.random.default_rng(0)
+
 
 def exact_kl(p: NDArray[Any], q: NDArray[Any]) -> NDArray[Any]:
     """Straight from the definition."""
@@ -113,3 +115,41 @@ def test_sampled_columns_are_different_and_of_a_stated_stream() -> None:
     assert len(set(columns.tolist())) == 1024
     assert columns[:4].tolist() == [11, 150, 196, 269]
     assert sampled_columns(5, 9).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_kl_divergence_of_near_and_far_distributions() -> None:
+    expected = RANDOM.normal(size=(4, 30))
+    log_p = expected - np.log(np.exp(expected).sum(axis=1, keepdims=True))
+    for size in (1e-2, 1.0, 300.0):
+        found = expected + size * RANDOM.normal(size=expected.shape)
+        log_q = found - found.max(axis=1, keepdims=True)
+        log_q -= np.log(np.exp(log_q).sum(axis=1, keepdims=True))
+        kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+        np.testing.assert_allclose(
+            kl_divergence(expected, found), kl, rtol=tolerances.KL_BY_DEFINITION
+        )
+
+
+def test_kl_divergence_of_tiny_differences_keeps_its_digits() -> None:
+    """By the definition it would drown: it is half the variance of the difference, 1e-20."""
+    expected = RANDOM.normal(size=(4, 30))
+    difference = RANDOM.normal(size=expected.shape)
+    p = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
+    mean = (p * difference).sum(axis=1, keepdims=True)
+    variance = (p * (difference - mean) ** 2).sum(axis=1)
+    found = kl_divergence(expected, expected + 1e-6 * difference)
+    np.testing.assert_allclose(found, variance / 2 * 1e-12, rtol=tolerances.KL_BY_VARIANCE)
+
+
+def test_kl_divergence_of_what_one_side_rules_out() -> None:
+    """Minus infinity is a probability of 0: no matter in the reference, fatal in the other."""
+    p, q = np.array([[0.0, 0.0, -np.inf]]), np.array([[0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(kl_divergence(p, q), np.log(1.5), rtol=tolerances.KL_BY_DEFINITION)
+    np.testing.assert_array_equal(kl_divergence(p, p), 0)
+    np.testing.assert_array_equal(kl_divergence(q, p), np.inf)
+
+
+def test_kl_divergence_of_opposites_is_their_distance() -> None:
+    """Beyond 745 the exponentials of one side are all 0 where the other's count."""
+    p, q = np.array([[0.0, -800.0]]), np.array([[0.0, 800.0]])
+    np.testing.assert_allclose(kl_divergence(p, q), 800.0, rtol=tolerances.KL_BY_DEFINITION)

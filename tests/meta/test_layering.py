@@ -17,7 +17,7 @@ LAWS = ("laguna_ref.conformance.laws", "laguna_ref.conformance.strategies")
 PYTEST_PLUGIN = "laguna_ref.conformance.pytest_plugin"
 
 UPPER = ("model", "load", "generate", "generation_config", "sampling", "trace", "threads",
-         "golden", "conformance", "chat", "server", "cli")  # fmt: skip
+         "golden", "conformance", "explain", "chat", "server", "cli")  # fmt: skip
 
 FORBIDDEN = {
     "laguna_ref.ops": (*UPPER, "engines"),
@@ -26,7 +26,16 @@ FORBIDDEN = {
     "laguna_ref.kv_cache": (*UPPER, "engines", "weights"),
     "laguna_ref.weights": (*UPPER, "engines", "ops"),
     "laguna_ref.config": (*UPPER, "engines", "ops", "checkpoint", "weights", "kv_cache"),
-    "laguna_ref.model": ("cli", "golden", "conformance", "chat", "server", "generate", "load"),
+    "laguna_ref.model": (
+        "cli",
+        "golden",
+        "conformance",
+        "explain",
+        "chat",
+        "server",
+        "generate",
+        "load",
+    ),
     "laguna_ref.errors": (*UPPER, "engines", "ops", "checkpoint", "config"),
 }
 

@@ -11,9 +11,9 @@ import pytest
 from laguna_ref import checkpoint
 from laguna_ref.conformance.adapters import opener
 from laguna_ref.conformance.backend import BackendError
+from laguna_ref.conformance.diagnosis.diagnose import diagnose
 from laguna_ref.conformance.diagnosis.misfit import Observation
 from laguna_ref.conformance.diagnosis.prompts import drawn
-from laguna_ref.conformance.diagnosis.search import diagnose
 from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.conformance.replay import with_forced
 from laguna_ref.load import EMBEDDED

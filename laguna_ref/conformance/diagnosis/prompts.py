@@ -22,15 +22,15 @@ FAR = 8
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """As a case of a golden."""
+class Probe:
+    """A prompt that is put to a backend, in the shape of a golden's case."""
 
     name: str
     tokens: tuple[int, ...]
     positions: tuple[int, ...] | None = None
 
 
-def drawn(config: LagunaConfig, seed: int = SEED) -> list[Prompt]:
+def drawn(config: LagunaConfig, seed: int = SEED) -> list[Probe]:
     """Random tokens, the same for every run of one seed."""
     random = np.random.default_rng(seed)
 
@@ -38,14 +38,14 @@ def drawn(config: LagunaConfig, seed: int = SEED) -> list[Prompt]:
         return tuple(random.integers(0, config.vocab_size, count).tolist())
 
     context = config.max_position_embeddings
-    prompts = [Prompt("short", tokens(min(SHORT, context)))]
+    prompts = [Probe("short", tokens(min(SHORT, context)))]
     windows = [spec.window for spec in config.layers if spec.window is not None]
     count = min(windows, default=LONGEST) + BEYOND_WINDOW
     if count <= min(LONGEST, context):
-        prompts.append(Prompt("beyond the window", tokens(count)))
+        prompts.append(Probe("beyond the window", tokens(count)))
     first = context // 2
     if first > LONGEST:
-        prompts.append(Prompt("far", tokens(FAR), tuple(range(first, first + FAR))))
+        prompts.append(Probe("far", tokens(FAR), tuple(range(first, first + FAR))))
     return prompts
 
 
@@ -64,7 +64,7 @@ def ask(backend: Backend, config: LagunaConfig) -> Asked:
     prompts = drawn(config)
     recorded = getattr(backend, "prompts", None)
     if recorded is not None:
-        prompts = [Prompt(f"dump {at}", *each) for at, each in enumerate(recorded())]
+        prompts = [Probe(f"dump {at}", *each) for at, each in enumerate(recorded())]
     asker = Asker(backend, config)
     asked = Asked([], [], [])
     for prompt in prompts:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from laguna_ref.conformance import guards
 from laguna_ref.conformance.diagnosis.diagnosis import (
-    CONFORMING,
-    INCONCLUSIVE,
     NAMED,
     UNKNOWN,
     Cause,
@@ -25,10 +22,9 @@ from laguna_ref.conformance.diagnosis.hypotheses import (
     named,
     turned,
 )
-from laguna_ref.conformance.diagnosis.misfit import Evidence, Floors, Observation, gather
+from laguna_ref.conformance.diagnosis.misfit import Evidence
 from laguna_ref.conformance.faults import CATALOGUE
 from laguna_ref.conformance.faults.dial import Dial
-from laguna_ref.conformance.precision import Precision
 from laguna_ref.errors import LagunaError
 from laguna_ref.model import Laguna
 
@@ -37,12 +33,6 @@ ENOUGH = 0.5
 PARTLY = 0.25
 """What a cause must explain of logits whose legal runs, with the fault, stray from each other as
 far as they do from what was observed."""
-FEW, FITTED, HELD_OUT = 16, 100, 200
-"""Legal runs that measure the floor, and as many more that say how far a legal backend strays
-above it: few tell a bug from noise. Where it is a close call, so many are fitted and held out: the
-greatest of 200 is exceeded by a further one with chance 1/201, and there are two ways to look."""
-CLOSE = 20.0
-"""Times the greatest misfit of a legal run: below it, many are run."""
 EXPLAINED = 0.9
 """Less than that explained by one fault, and pairs are tried; by the trace, and the logits are
 looked at too."""
@@ -58,7 +48,9 @@ IMPOSSIBLE = (LagunaError, ArithmeticError, IndexError, ValueError)
 """What a planted model raises that cannot run at all: a base of 1 for RoPE, a missing row."""
 CLOSER, LEGAL_RUNS = 6, 16
 """How many of the best are looked at again in legal runs of their own, and in how many."""
+
 Progress = Callable[[str, int, int], None]
+"""What is being done, how many of it are, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -67,72 +59,6 @@ class Tried:
 
     hypothesis: Hypothesis
     misfit: float
-
-
-def diagnose(
-    model: Laguna,
-    observations: Sequence[Observation],
-    precision: Precision,
-    *,
-    progress: Progress | None = None,
-    floors: Floors | None = None,
-) -> Diagnosis:
-    """Fits what was observed against every fault.
-
-    ``model``: the oracle of the checkpoint, its cache and dequantisation those that the backend
-    was given. A trace is looked at first; where every operation is right, no fault explains what
-    is wrong, or no trace is known, the logits. ``floors``: kept by who diagnoses the same prompts
-    again with the same model.
-    """
-    progress = progress or (lambda what, done, total: None)
-    bad = next(filter(None, map(_no_number, observations)), None)
-    if bad is not None:
-        return Diagnosis(UNKNOWN, bad)
-    found: list[Diagnosis] = []
-    search, where = None, ""
-    for way in ("trace", "logits"):
-        progress(f"noise of the {way}", 0, 1)
-        search = searching(model, observations, precision, way, progress, floors) or search
-        if search is None or search.way != way or search.deviation <= search.noise:
-            continue
-        found.append(search.diagnosis())
-        where = f"; {search.where()}" if way == "trace" else where
-        if found[-1].causes and found[-1].causes[0].explained >= EXPLAINED:
-            break
-    if found:
-        best = max(found, key=lambda each: each.causes[0].explained if each.causes else 0.0)
-        return replace(best, reason=best.reason + where) if best.verdict == UNKNOWN else best
-    if search is None:
-        return Diagnosis(INCONCLUSIVE, "nothing to look at: neither logits nor a trace")
-    return Diagnosis(
-        CONFORMING, "a legal run strays as far", looked_at=search.way, misfit=search.deviation,
-        noise=search.noise,
-    )  # fmt: skip
-
-
-def _no_number(observed: Observation) -> str | None:
-    """The first value that is no number, which no legal backend shows, and no fault explains."""
-    points = dict(observed.points)
-    if observed.partial and "lm_head" in points:
-        logprobs = np.asarray(points["lm_head"], np.float64)
-        points["lm_head"] = np.where(np.isnan(logprobs), 0.0, logprobs)
-    bad = guards.not_finite(points)
-    return None if bad is None else f"{bad[0]}, token {bad[1]}: not a number"
-
-
-def searching(
-    model: Laguna, observations: Sequence[Observation], precision: Precision, way: str,
-    progress: Progress, floors: Floors | None,
-) -> Search | None:  # fmt: skip
-    """With as many legal runs as it takes; None where nothing can be looked at this way."""
-    evidence = gather(model, observations, precision, way, FEW, FEW, floors)
-    if not evidence:
-        return None
-    search = Search(model, evidence, progress)
-    if search.noise < search.deviation < CLOSE * search.noise:
-        evidence = gather(model, observations, precision, way, FITTED, HELD_OUT, floors)
-        search = Search(model, evidence, progress)
-    return search
 
 
 class Search:

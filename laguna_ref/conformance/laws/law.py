@@ -114,7 +114,10 @@ class LawResult:
 
 
 def traced(backend: Any, tokens: Sequence[int], points: Sequence[str]) -> Mapping[str, Array]:
-    """Trace points of a backend; raises NothingToSayError for one that it does not have."""
+    """Trace points of a backend, [T, ...] each.
+
+    Raises NothingToSayError for one that it does not have.
+    """
     found: Mapping[str, Array] = backend.trace(tokens, points)
     for point in points:
         if point not in found:

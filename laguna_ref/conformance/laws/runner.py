@@ -70,7 +70,8 @@ def replay(
 ) -> LawResult:
     """Judges one saved example again: ``reproduce`` is a folder or a blob of a LawResult.
 
-    Raises InputError where it is neither.
+    A backend that fails is reported as ``run`` reports it. Raises InputError where ``reproduce``
+    is neither, BackendError for a backend that cannot be opened.
     """
     saved = os.path.join(reproduce, "example.json")
     if os.path.isfile(saved):  # unlike Path, no for a blob that is too long to be a name
@@ -92,6 +93,8 @@ def replay(
             return LawResult(law.name, "not applicable", 0, str(nothing), "")
         except BrokenLawError as broken:
             return LawResult(law.name, "broken", 1, str(broken), reproduce)
+        except Exception as problem:  # whatever a peer raises
+            return _failed(law, 0, problem)
         return LawResult(law.name, "holds", 1, "", "")
 
 
@@ -110,14 +113,18 @@ def _put(bench: Bench, law: Law, examples: int, seed: int, progress: Progress | 
     except hypothesis.errors.Unsatisfiable:
         pass
     except Exception as problem:  # whatever a peer raises: the other laws are put all the same
-        detail = f"the backend failed: {type(problem).__name__}: {problem}"
-        return LawResult(law.name, "failed", attempt.judged, detail, "")
+        return _failed(law, attempt.judged, problem)
     if not attempt.judged:
         said = attempt.why_silent or "no example of it could be drawn"
         return LawResult(law.name, "not applicable", 0, f"every example: {said}", "")
     left_out = sum(attempt.silent.values())
     detail = f"{left_out} more not judged: {attempt.why_silent}" if left_out else ""
     return LawResult(law.name, "holds", attempt.judged, detail, "")
+
+
+def _failed(law: Law, judged: int, problem: Exception) -> LawResult:
+    detail = f"the backend failed: {type(problem).__name__}: {problem}"
+    return LawResult(law.name, "failed", judged, detail, "")
 
 
 @dataclass

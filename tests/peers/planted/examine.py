@@ -7,10 +7,10 @@ from typing import Any
 
 from laguna_ref.conformance.adapters import opener
 from laguna_ref.conformance.asking import Asker
+from laguna_ref.conformance.diagnosis.diagnose import diagnose
 from laguna_ref.conformance.diagnosis.diagnosis import Diagnosis
 from laguna_ref.conformance.diagnosis.misfit import Floors, Observation
 from laguna_ref.conformance.diagnosis.prompts import drawn
-from laguna_ref.conformance.diagnosis.search import diagnose
 from laguna_ref.conformance.precision import PRESETS
 from laguna_ref.load import EMBEDDED
 from laguna_ref.model import Laguna
