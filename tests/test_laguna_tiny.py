@@ -148,12 +148,11 @@ def test_its_experts_share_the_work(model: Laguna, tokenizer: Tokenizer) -> None
 
 
 def test_it_writes_python(model: Laguna, tokenizer: Tokenizer) -> None:
-    """Chosen with a margin: the closest of these choices is 0.1 logits from the runner-up."""
+    """Chosen with a margin: the closest of these choices is 0.16 logits from the runner-up."""
     prompt = "def __repr__(self):"
     tokens = [2, *tokenizer.encode(prompt)]
-    text = prompt + tokenizer.decode(list(generate(model, tokens, max_tokens=56, temperature=0)))
+    text = prompt + tokenizer.decode(list(generate(model, tokens, max_tokens=26, temperature=0)))
     assert text.startswith(
-        "def __repr__(self):\n"
-        '    return "<%s %s" % (self.__class__.__name__, self.__class__.__name__)\n'
+        "def __repr__(self):\n    return f'<{self.__class__.__name__}({self.__class__.__name__})'\n"
     )
-    assert [type(node) for node in ast.parse(text.rstrip()).body] == [ast.FunctionDef, ast.ClassDef]
+    assert [type(node) for node in ast.parse(text.rstrip()).body] == [ast.FunctionDef]

@@ -71,6 +71,11 @@ def train(texts: Iterator[str]) -> Tokenizer:
     return tokenizer
 
 
+def published(folder: Path) -> Tokenizer:
+    """A folder's own tokenizer, byte for byte when it is saved."""
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
 def sample_texts(work: Path, limit: int, seed: int) -> Iterator[str]:
     """Random training documents, about `limit` bytes of them."""
     texts = [document.text for document in read(work, "train") if document.text]

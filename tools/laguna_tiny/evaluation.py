@@ -63,9 +63,9 @@ def bits_per_byte(logits: Logits, work: Path) -> dict[str, float]:
     }
 
 
-def torch_logits(work: Path, exported: bool) -> Logits:
+def torch_logits(state: Path, exported: bool) -> Logits:
     """The trained float weights, or the values that they have after export (float KV cache)."""
-    parameters, _ = load_checkpoint(work)
+    parameters = load_checkpoint(state)
     network = Network(architecture.config(), WINDOW, torch.float32, compiled=False)
     with torch.no_grad():
         parameters = quantise.as_exported(parameters) if exported else parameters
@@ -111,14 +111,14 @@ def continuations(model: laguna_ref.Laguna, tokenizer: Tokenizer, length: int) -
     return found
 
 
-def evaluate(work: Path, folder: Path | None) -> dict[str, Any]:
+def evaluate(work: Path, state: Path, folder: Path | None) -> dict[str, Any]:
     """With a folder, what users get, through laguna_ref; without one, the training state."""
     if folder is None:
         return {
-            "float": bits_per_byte(torch_logits(work, exported=False), work),
-            "as exported": bits_per_byte(torch_logits(work, exported=True), work),
+            "float": bits_per_byte(torch_logits(state, exported=False), work),
+            "as exported": bits_per_byte(torch_logits(state, exported=True), work),
         }
-    model = laguna_ref.load(folder, numerics="float32", engine="numpy")
+    model = laguna_ref.load(folder, numerics="float32", engine="numba")
     return {
         "bits per byte": bits_per_byte(model, work),
         "expert load": expert_load(model, work),

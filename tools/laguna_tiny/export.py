@@ -13,6 +13,7 @@ from torch import Tensor
 import laguna_ref.checkpoint
 from laguna_ref import LagunaConfig
 from laguna_tiny import architecture, quantise
+from laguna_tiny.dialogues import PADDING
 from laguna_tiny.network import Network, Parameters, rms_norm, rotate
 from laguna_tiny.training import load_checkpoint
 
@@ -75,16 +76,31 @@ def largest_keys_and_values(network: Network, parameters: Parameters, tokens: Te
     return torch.stack(largest)
 
 
+def random_windows(
+    rows: list[np.ndarray], rng: np.random.Generator, count: int, length: int
+) -> np.ndarray:
+    """[count, length], as many from every row of tokens."""
+    found = [
+        row[start : start + length]
+        for row in rows
+        for start in rng.integers(0, len(row) - length, count // len(rows))
+    ]
+    return np.stack(found).astype(np.int64)
+
+
 def kv_scales(
     parameters: Parameters, work: Path, seed: int, tokens: int = 262_144, length: int = 2048
 ) -> dict[str, np.ndarray]:
-    """absmax / 448 over random windows of the training text, as the exported weights see it."""
+    """absmax / 448 over random windows, half of Python text and half of conversations where there
+    are any, as the exported weights see them."""
     network = Network(architecture.config(), length, torch.float32, compiled=False)
     with torch.no_grad():
         parameters = quantise.as_exported(parameters)
-    ids = np.load(work / "train.npz")["ids"]
-    starts = np.random.default_rng(seed).integers(0, len(ids) - length, tokens // length)
-    windows = np.stack([ids[start : start + length] for start in starts]).astype(np.int64)
+    rows = [np.load(work / "train.npz")["ids"]]
+    if (work / "dialogues.npz").exists():
+        ids = np.load(work / "dialogues.npz")["ids"]
+        rows.append(ids[ids != PADDING])
+    windows = random_windows(rows, np.random.default_rng(seed), tokens // length, length)
     largest = torch.zeros(len(network.layers), 2)
     for part in torch.from_numpy(windows).split(4):
         largest = largest.maximum(largest_keys_and_values(network, parameters, part))
@@ -97,9 +113,9 @@ def kv_scales(
     }
 
 
-def export(work: Path, out: Path, seed: int) -> None:
+def export(work: Path, state: Path, out: Path, seed: int) -> None:
     """Writes the whole folder, beside the files that are written by hand."""
-    parameters, _ = load_checkpoint(work)
+    parameters = load_checkpoint(state)
     tensors = published(parameters) | kv_scales(parameters, work, seed)
     extra = {name: (EMBEDDED / name).read_bytes() for name in COPIED if (EMBEDDED / name).exists()}
     extra["tokenizer.json"] = (work / "tokenizer.json").read_bytes()

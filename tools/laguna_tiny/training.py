@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from laguna_tiny import quantise
 from laguna_tiny.corpus import SOURCES
-from laguna_tiny.network import Network, Parameters, initial_parameters
+from laguna_tiny.network import Network, Parameters
 from laguna_tiny.optimiser import Optimiser, Rates
 
 
@@ -115,49 +116,55 @@ def save(path: Path, parameters: Parameters, optimiser: Optimiser, step: int, pl
     temporary.replace(path)
 
 
-def load_checkpoint(work: Path) -> tuple[Parameters, int]:
-    """The weights and the number of steps they have seen."""
-    state = torch.load(work / "checkpoint.pt")
-    return state["parameters"], state["step"]
+def restore(path: Path, parameters: Parameters, optimiser: Optimiser, plan: Plan) -> int:
+    """Puts back what was saved, and returns the number of steps that it has seen."""
+    state = torch.load(path)
+    if state["plan"] != asdict(plan):
+        raise SystemExit(f"{path} belongs to another plan: {state['plan']}")
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(state["parameters"][name])
+    optimiser.restore(state["optimiser"])
+    return int(state["step"])
+
+
+def load_checkpoint(path: Path) -> Parameters:
+    """The weights."""
+    parameters: Parameters = torch.load(path)["parameters"]
+    return parameters
 
 
 def train(
     config: dict[str, Any],
     plan: Plan,
-    work: Path,
+    parameters: Parameters,
+    batch_of: Callable[[int], tuple[Tensor, Tensor]],
+    checkpoint: Path,
     resume: bool = False,
     compiled: bool = True,
     stop_after: int | None = None,
     save_every: int = 250,
     report_every: int = 20,
 ) -> Parameters:
-    """Runs the plan to its end (or for `stop_after` steps) and returns the float weights."""
-    stream = Stream(work, plan.seed)
-    parameters = initial_parameters(config, plan.seed)
+    """Runs the plan to its end (or for `stop_after` steps) from `parameters` on, and returns the
+    float weights. `batch_of(step)` gives inputs and targets; a target of -100 is not learned."""
     for name, value in parameters.items():
         value.requires_grad_(not name.endswith("e_score_correction_bias"))
     optimiser = Optimiser(parameters, plan.rates)
-    checkpoint, log = work / "checkpoint.pt", work / "log.jsonl"
+    log = checkpoint.with_suffix(".jsonl")
     first, seconds = 0, 0.0
     if resume and checkpoint.exists():
-        state = torch.load(checkpoint)
-        if state["plan"] != asdict(plan):
-            raise SystemExit(f"{checkpoint} belongs to another plan: {state['plan']}")
-        with torch.no_grad():
-            for name, value in parameters.items():
-                value.copy_(state["parameters"][name])
-        optimiser.restore(state["optimiser"])
-        first = state["step"]
+        first = restore(checkpoint, parameters, optimiser, plan)
     networks: dict[int, Network] = {}
     last = min(plan.steps, stop_after or plan.steps)
-    print(f"one epoch is {stream.epoch_tokens:,} tokens, the plan {plan}", flush=True)
+    print(f"the plan: {plan}", flush=True)
     loss_sum, count, began = torch.zeros(()), 0, time.perf_counter()
     for step in range(first, last):
         length = plan.phase(step)[2]
         if length not in networks:
             torch._dynamo.reset()  # its limit of eight variants of a function is for one length
             networks = {length: Network(config, length, torch.bfloat16, compiled)}
-        tokens, targets = batch(stream, step, plan)
+        tokens, targets = batch_of(step)
         late = step >= plan.quantised_from * plan.steps
         weights = quantise.as_exported(parameters) if late else parameters
         loss, loads = networks[length].loss(weights, tokens, targets)

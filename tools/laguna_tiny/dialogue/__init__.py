@@ -1,0 +1,1 @@
+"""The conversations that laguna-tiny learns from, generated: no outside data."""
