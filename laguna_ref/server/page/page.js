@@ -86,7 +86,7 @@ async function stream(body, answer) {
     answer.end();
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     if (usage) answer.note(`${usage.prompt_tokens} + ${usage.completion_tokens} tokens in ${seconds} s`);
-    if (answer.finish) answer.note(`ended by ${answer.finish}`);
+    if (answer.finish) answer.note(`ended: ${answer.finish}`);
     if (seed !== undefined) answer.note(`seed ${seed}`);
     if (running === mine) setRunning(null);
   }
