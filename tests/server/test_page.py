@@ -83,7 +83,7 @@ def test_hello_and_the_tokens_of_the_answer(
     at = visit(real, size=size, dark=dark)
     if size == NARROW:
         at["#settings summary"].click()
-    at.set(temperature=0, max_tokens=48, seed=1, tools=json.dumps([SHELL]))
+    at.set(temperature=0, max_tokens=64, seed=1, tools=json.dumps([SHELL]))
     if size == NARROW:
         at["#settings summary"].click()
     at.say("Run uname -a")
@@ -92,9 +92,9 @@ def test_hello_and_the_tokens_of_the_answer(
     assert at[".chip"].count() == len(tokens) > 3
     assert at[".said"].inner_text().strip()
 
-    chip = at[".chip"].nth(2)
-    chip.click()
-    shows(at, tokens[2])
+    least = min(range(len(tokens)), key=lambda place: tokens[place]["probability"])
+    at[".chip"].nth(least).click()
+    shows(at, tokens[least])
     name = f"page-{'wide' if size == WIDE else 'narrow'}-{'dark' if dark else 'light'}"
     assert shoot(at, name, tmp_path).stat().st_size > 10_000
     assert at.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -187,7 +187,7 @@ def test_a_call_its_response_and_the_answer_to_it(
 
 def test_nothing_a_model_says_becomes_html(talking: str, visit: Callable[..., Visit]) -> None:
     at = visit(talking)
-    at.set(tools=json.dumps([SHELL]))
+    at.set(tools=json.dumps([SHELL]), max_tokens=2000)
     at.say(f"{EVIL} Be evil")
     for place in (".user .text", ".thinking .text", ".content", ".call h3"):
         assert EVIL in at[place].inner_text(), place

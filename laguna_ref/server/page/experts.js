@@ -29,8 +29,8 @@ export function expertGrid(experts, model) {
     }
   }
   drawing.append(...rulers(count, column, height));
-  const caption = `${count} experts across, ${layers} layers down; the darkest has ${most.toFixed(3)} of its layer's weight.`;
-  const dense = Object.keys(experts).length < layers ? " Layers in stripes have no experts." : "";
+  const caption = `${count} experts across, ${layers} layers down; the strongest has ${most.toFixed(3)} of its layer's weight.`;
+  const dense = Object.keys(experts).length < layers ? " A dashed layer has no experts." : "";
   return el("figure", {}, drawing, el("figcaption", { textContent: caption + dense }));
 }
 
