@@ -25,7 +25,7 @@ SLOW = "one two three four five six seven eight nine ten " * 10
 SAID = {
     RESULT: "Fine.\n</think>\nIt is Linux.",
     "Run uname -a": "The shell knows.\n</think>\nRunning it.\n" + CALL.format("uname -a"),
-    "Be evil": f"{EVIL}\n</think>\n{EVIL}\n<tool_call>{EVIL}\n<arg_key>{EVIL}</arg_key>\n"
+    "Be evil": f"{EVIL}\n</think>\n{EVIL}\n<tool_call>shell\n<arg_key>{EVIL}</arg_key>\n"
     f"<arg_value>{EVIL}</arg_value>\n</tool_call>",
     "Be slow": f"Hm.\n</think>\n{SLOW}",
     "Break off": "</think><tool_call>shell\n<arg_key>cmd</arg_key>\n<arg_value>ls",
@@ -189,9 +189,9 @@ def test_nothing_a_model_says_becomes_html(talking: str, visit: Callable[..., Vi
     at = visit(talking)
     at.set(tools=json.dumps([SHELL]), max_tokens=2000)
     at.say(f"{EVIL} Be evil")
-    for place in (".user .text", ".thinking .text", ".content", ".call h3"):
+    for place in (".user .text", ".thinking .text", ".content"):
         assert EVIL in at[place].inner_text(), place
-    assert EVIL in json.dumps(json.loads(at[".call code"].inner_text())).replace('\\"', '"')
+    assert json.loads(at[".call code"].inner_text()) == {EVIL: EVIL}
     at[".chip"].nth(1).click()
     assert at["img, #turns script, #panel script"].count() == 0
     assert at.page.title() == "laguna-ref"
