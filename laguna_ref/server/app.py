@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from laguna_ref.errors import LagunaError
-from laguna_ref.server import errors
+from laguna_ref.server import errors, page
 from laguna_ref.server.answers import Answers
 from laguna_ref.server.chat import Chat
 from laguna_ref.server.completions import DONE, Completion, event
@@ -33,7 +33,7 @@ from laguna_ref.server.service import Service
 log = structlog.get_logger("laguna_ref.http")
 T = TypeVar("T")
 Body = TypeVar("Body", bound=Sampled)
-OPEN_PATHS = frozenset({"/", "/health"})
+OPEN_PATHS = frozenset({"/health", *page.FILES})
 """What anyone may see where a key is asked for: no data comes from there."""
 REQUEST_ID = re.compile(r"[\w.-]{1,100}")
 
@@ -53,6 +53,7 @@ def create_app(
             Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/metrics", endpoints.metrics, methods=["GET"]),
+            *page.routes(),
         ],
         exception_handlers={
             errors.ApiError: _api_error,
@@ -172,10 +173,16 @@ class Endpoints:
             answers.close()
 
     def _card(self, name: str) -> dict[str, object]:
+        config = self._service.model.config
         return {
             "id": name, "object": "model", "created": self._service.started,
             "owned_by": "laguna_ref", "root": self._service.settings.names[0], "parent": None,
             "max_model_len": self._service.engine.limits.max_model_len,
+            "laguna": {
+                "num_hidden_layers": config.num_hidden_layers,
+                "num_experts": config.num_experts,
+                "num_experts_per_tok": config.num_experts_per_tok,
+            },
         }  # fmt: skip
 
 

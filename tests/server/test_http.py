@@ -44,7 +44,7 @@ def test_every_answer_has_an_id_and_a_good_one_is_kept(local: Local) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nothing", 404), ("GET", PATH, 405), ("POST", "/v1/models", 405), ("PUT", "/", 404)],
+    [("GET", "/nothing", 404), ("GET", PATH, 405), ("POST", "/v1/models", 405), ("PUT", "/", 405)],
 )
 def test_wrong_routes_in_the_same_shape(local: Local, method: str, path: str, status: int) -> None:
     response = local.request(method, path)
