@@ -61,7 +61,7 @@ class Service:
 
     @property
     def fingerprint(self) -> str:
-        """What decides the bits of an answer: code, weights' config, numerics, engine, cache."""
+        """Of version, config, numerics, engine and cache; not of the weights, too many to hash."""
         model = self.model
         kinds = "".join("8" if kv.fp8 else "f" for kv in model.kv_formats)
         engine = getattr(model.engine, "__name__", type(model.engine).__name__)
