@@ -98,8 +98,8 @@ def make(work: Path, folder: Path, seed: int, count: int) -> dict[str, Any]:
     for talk in generated(seed, count, held_out=False):
         ids = renderer.encode(talk)
         parts.append((np.array(ids, np.uint16), learned(ids)))
-    ids, flags = packed(parts, random.Random(seed))
-    np.savez(work / "dialogues.npz", ids=ids, flags=flags)
+    rows, flags = packed(parts, random.Random(seed))
+    np.savez(work / "dialogues.npz", ids=rows, flags=flags)
     with (work / HELD_OUT_FILE).open("w", encoding="utf-8") as out:
         for talk in generated(seed, HELD_OUT, held_out=True):
             out.write(json.dumps(asdict(talk), ensure_ascii=False) + "\n")
@@ -107,8 +107,8 @@ def make(work: Path, folder: Path, seed: int, count: int) -> dict[str, Any]:
         "conversations": count,
         "tokens": sum(len(part[0]) for part in parts),
         "longest": max(len(part[0]) for part in parts),
-        "rows": len(ids),
-        "padding": round(float((ids == PADDING).mean()), 3),
+        "rows": len(rows),
+        "padding": round(float(np.mean(rows == PADDING)), 3),
         "the model's own tokens": int(flags.sum()),
         "held out": HELD_OUT,
     }
