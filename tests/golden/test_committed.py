@@ -60,7 +60,7 @@ def test_near_ties_are_near() -> None:
     golden = read_golden(COMMITTED_GOLDENS / f"near-ties{SUFFIX}")
     nearest = [min(layer.margin[t] for layer in golden.routing.values()) for t in range(1, 16)]
     assert max(nearest) < tolerances.NEAR_TIE
-    assert min(nearest) < tolerances.FLOAT32_UNIT_ROUNDOFF
+    assert min(nearest) < tolerances.FLOAT32_NEAR_TIE
 
 
 @pytest.mark.skipif(not X86, reason="names an x86 processor")
