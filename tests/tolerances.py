@@ -330,8 +330,8 @@ the last place is 2**-9, and a router's logit of 128 terms of that size is off b
 128 of them, times the sigmoid's slope of a quarter; this is far inside of it."""
 
 FLOAT32_NEAR_TIE = 128**0.5 * FLOAT32_UNIT_ROUNDOFF
-"""The same in float32: a logit of 128 terms is off by some root of 128 units. The slope of a quarter
-is left to the errors of the layers before, which come on top."""
+"""The same in float32: a logit of 128 terms is off by some root of 128 units. The slope of a
+quarter is left to the errors of the layers before, which come on top."""
 
 
 SYNTHETIC_MOMENT = 0.01

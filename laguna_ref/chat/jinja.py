@@ -2,9 +2,9 @@
 
 The template is code from wherever the checkpoint came from. jinja2's immutable sandbox keeps it
 from Python's internals and from changing what it is given; ``range`` is bounded there, products
-and powers and the length of the prompt are bounded here. Nothing bounds its time: loops inside
-loops, or a wide format, can still keep a processor busy. Who serves checkpoints of strangers puts
-a limit on the process.
+and powers and the length of the prompt are bounded here. Nothing bounds its time, nor the memory
+of text that is joined in a loop: loops inside loops, or a wide format, can still keep a machine
+busy. Who serves checkpoints of strangers puts a limit on the process.
 """
 
 from __future__ import annotations

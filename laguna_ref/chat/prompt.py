@@ -23,8 +23,9 @@ from laguna_ref.errors import InputError, TemplateError
 MODES = ("safe", "released")
 RESERVED = frozenset(
     {"tokenizer", "template", "messages", "tools", "mode", "add_generation_prompt"}
+    | {"self", "text", "spellings"}
 )
-"""Names that no keyword of a template may have: ``encode`` has them for itself."""
+"""Names that no keyword of a template may have: ``encode``, and what it calls, have them."""
 
 
 @dataclass(frozen=True)

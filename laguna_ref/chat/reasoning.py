@@ -10,6 +10,8 @@ on (``deepseek_v3``, ``deepseek_r1``, ``basic_parsers.py``), in streaming:
   ``model/parsers/laguna.go`` ends the thinking there.)
 - A ``<think>`` in it, an echo of the prompt's, is dropped. (vLLM's non-streaming parser also
   drops all text before the first ``<think>``, even behind ``</think>``: text is lost there.)
+- Tags are found in the text, as vLLM's tool parser finds them, also where the model spells one
+  with ordinary tokens. (vLLM's reasoning parser streams by ids.)
 - After it, or where the prompt closed it, ``<think>`` and ``</think>`` are content as they stand.
 """
 

@@ -7,6 +7,7 @@ it, the longest common beginning, is not computed again.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -17,6 +18,7 @@ from laguna_ref.chat.template import Template
 from laguna_ref.chat.tokenizer import Tokenizer
 from laguna_ref.errors import CacheError
 from laguna_ref.generate import generate
+from laguna_ref.generation_config import GenerationConfig
 from laguna_ref.model import Laguna
 
 Message = dict[str, Any]
@@ -50,6 +52,8 @@ class Session:
         self.tools = tools
         self.mode = mode
         self.seed = seed
+        if options.get("max_tokens") is None:
+            options["max_tokens"] = GenerationConfig.of(model.checkpoint).max_tokens
         self.options = options
         self.messages: list[Message] = []
         self.cache = model.new_cache()
@@ -149,7 +153,9 @@ class Turn:
                 yield delta
             self.finish_reason = self._reason()
         finally:
-            self.answer = join(seen, self._parser.problems)
+            answer = join(seen, self._parser.problems)
+            interrupted = self.finish_reason == "interrupted"
+            self.answer = replace(answer, calls=()) if interrupted else answer
             self._session.remember(self)
 
     def _read(self) -> Iterator[Delta]:
@@ -175,7 +181,7 @@ def _message(turn: Turn, number: int) -> Message:
     message: Message = {"role": "assistant", "content": answer.content}
     if answer.reasoning is not None:
         message["reasoning_content"] = answer.reasoning
-    if answer.calls and turn.finish_reason != "interrupted":
+    if answer.calls:
         message["tool_calls"] = [
             {
                 "id": f"call_{number}_{index}",

@@ -13,6 +13,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from laguna_ref.chat.json_values import check_value
+from laguna_ref.errors import InputError
+
 LONGEST_LITERAL = 10_000
 """Characters of text that are tried as a Python literal: CPython's compiler is not made for
 hostile text, which costs it much memory."""
@@ -50,14 +53,16 @@ def to_json(text: str) -> str:
 
     White space around it goes; then it is read as JSON, else as a Python literal (``True``,
     ``{'a': 1}``), else it is a string. Unlike in vLLM a value that JSON cannot carry is a string
-    too: NaN, infinities (``1e999``), sets, half a surrogate pair, numbers of thousands of digits.
+    too: NaN, infinities (``1e999``), sets, half a surrogate pair, numbers of thousands of digits;
+    and so is one nested deeper than a request may be, which could not be sent back.
     """
     text = text.strip()
     for decode in (_from_json, _from_literal):
         try:
             found = json.dumps(decode(text), ensure_ascii=False, allow_nan=False)
             found.encode("utf-8")
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            check_value(json.loads(found), "value", depth=1)  # what a next request may hold
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, InputError):
             continue
         return found
     return json.dumps(text, ensure_ascii=False)

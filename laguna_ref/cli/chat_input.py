@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from laguna_ref.errors import InputError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -46,7 +48,10 @@ class PlainReader:
         if self.interactive:
             click.echo(prompt, nl=False, err=True)
             sys.stderr.flush()
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as problem:
+            raise InputError(f"is not UTF-8 (byte {problem.start})", file="stdin") from problem
         return line.rstrip("\r\n") if line else None
 
 

@@ -74,7 +74,7 @@ def diff(
     ids = checked(a, tokens)
     comparing = _Comparing(a, len(ids))
     caches = a.new_cache(), b.new_cache()
-    points = "model.embed_tokens", "model.layers.*"
+    points = comparing.points
     for start in range(0, len(ids), CHUNK):
         part = ids[start : start + CHUNK]
         recorder = Recorder(*points)
@@ -105,6 +105,11 @@ class _Comparing:
         self._kl, self._same = np.zeros(tokens), np.zeros(tokens, dtype=bool)
         self._rows = slice(0)
         self._expected = Recorder()
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Names of what is compared."""
+        return (*self._errors, *self._flips)
 
     def begin(self, expected: Recorder, rows: slice) -> None:
         self._expected, self._rows = expected, rows

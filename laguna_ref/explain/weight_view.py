@@ -34,14 +34,16 @@ class Group:
 
     @property
     def half_step(self) -> float:
-        """What a rounded weight can be off by. The original weights are not in the checkpoint,
-        so this bound is what can be known (the scale's own rounding to bfloat16 can add a little
-        where the greatest weight was clamped)."""
+        """What a weight that is rounded to the nearest value is off by at most. The quantiser
+        divides in bfloat16 first, whose spacing is half a step from code 64 on, so that INT8 codes
+        can be off by three quarters of a step; and it clamps the greatest weights. The original
+        weights are not in the checkpoint."""
         return self.scale / 2
 
     @property
     def expected_error(self) -> float:
-        """RMS error of rounding, if errors are spread evenly over a step: scale / sqrt(12)."""
+        """RMS error of rounding to the nearest value, if errors are spread evenly over a step:
+        scale / sqrt(12); for INT8 codes, divided in bfloat16 first, it is a little more."""
         return self.scale / 12**0.5
 
     @property

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from starlette.applications import Starlette
@@ -102,13 +103,16 @@ class Front:
     def _refusal(self, request: Request) -> errors.ApiError | None:
         """Why the request may not go on."""
         settings = self._service.settings
-        if settings.local_only and not is_local(request.url.hostname or ""):
+        if settings.local_only and not is_local(_host(request)):
             return errors.ApiError(403, "the host named is not this machine", code="wrong_host")
-        if not settings.api_keys or request.url.path in OPEN_PATHS:
+        if not settings.api_keys or request.scope["path"] in OPEN_PATHS:
             return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         # All are compared, whole digests each: time tells neither which nor how much was right.
-        same = [hmac.compare_digest(_digest(given.strip()), _digest(k)) for k in settings.api_keys]
+        same = [
+            hmac.compare_digest(_digest(_as_sent(given.strip())), _digest(k))
+            for k in settings.api_keys
+        ]
         if scheme.lower() == "bearer" and any(same):
             return None
         return errors.ApiError(401, "wrong or missing API key", kind="authentication_error",
@@ -284,12 +288,28 @@ async def _unforeseen(request: Request, problem: Exception) -> Response:
     return _error(errors.internal())
 
 
+def _host(request: Request) -> str:
+    """As the header has it: starlette puts the own address in the place of a malformed one."""
+    given = request.headers.get("host")
+    if given is None:
+        return str((request.scope.get("server") or ("",))[0])
+    try:
+        return urlsplit(f"//{given}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def is_local(host: str) -> bool:
     """Whether a host, by name or address, is this machine and no other can reach it."""
     try:
         return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _as_sent(header: str) -> str:
+    """A header's bytes, which are handed on as Latin-1, as the UTF-8 that a key is."""
+    return header.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
 
 
 def _digest(text: str) -> bytes:

@@ -100,7 +100,10 @@ class Chat:
             choice = self.choices[index]
             if not choice.begun:
                 choice.begun = True
-                yield self._chunk(choice, {"role": "assistant", "content": ""})
+                first = self._chunk(choice, {"role": "assistant", "content": ""})
+                if self.body.return_token_ids:
+                    first["prompt_token_ids"] = list(self.prompt.ids)
+                yield first
             deltas = self._take(choice, update, answers)
             extras = self._extras(update)
             for part in [self._delta(choice, delta) for delta in deltas] or (

@@ -14,9 +14,6 @@ from laguna_ref.server import errors
 from laguna_ref.server.requests import ChatRequest, NamedTool
 from laguna_ref.server.service import Service
 
-TAKEN = RESERVED | {"self", "text", "spellings"}
-"""Names of arguments on the way to the template, which ``chat_template_kwargs`` may not use."""
-
 
 @dataclass(frozen=True)
 class ChatPrompt:
@@ -59,7 +56,7 @@ def _template_kwargs(service: Service, body: ChatRequest) -> dict[str, Any]:
     """The server's defaults, and the request's over them."""
     given = {**service.settings.template_kwargs, **(body.chat_template_kwargs or {})}
     for name in given:
-        if name in TAKEN:
+        if name in RESERVED:
             raise errors.bad_request(f"may not set {name}", "chat_template_kwargs")
     thinking = given.get("enable_thinking", False)
     if not isinstance(thinking, bool):

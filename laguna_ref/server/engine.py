@@ -69,7 +69,7 @@ class Engine:
         """Compiles what a first request would wait for, then takes jobs."""
         token = self.model.config.bos_token_id or 0
         caches = [self.model.new_cache() for _ in range(2)]
-        long = min(WARM_PROMPT, self.limits.max_model_len - 1)
+        long = max(1, min(WARM_PROMPT, self.limits.max_model_len - 1))
         # A long prompt, a batch and a single token are computed by different kernels.
         for chunks in ([[token] * long, [token]], [[token], [token]], [[token]]):
             if caches[0].length + len(chunks[0]) <= self.limits.max_model_len:
@@ -106,6 +106,7 @@ class Engine:
 
         Raises ApiError when the queue is full (429) or the server is shutting down (503).
         """
+        self.require_room(len(jobs))  # again below, where nobody comes in between
         sequences = [
             Sequence(
                 job, self.tokenizer, self.model.config, self.limits.max_model_len,
@@ -195,18 +196,25 @@ class Engine:
         return None
 
     def _admit(self) -> None:
-        """In order of arrival; the same prompt again waits for the first, then shares its cache."""
+        """In order of arrival, but for a prompt that another computes: it waits to share its cache.
+
+        With scores of the prompt asked for, every token of it has to be computed.
+        """
         with self._changed:
+            put_off: list[Sequence] = []
             while self._waiting and len(self._running) < self.limits.max_num_seqs:
-                job = self._waiting[0].job
-                if any(one.in_prompt and one.job.prompt == job.prompt for one in self._running):
-                    return
                 sequence = self._waiting.popleft()
-                # With scores of the prompt asked for, every token of it has to be computed.
-                shares = job.prompt_logprobs is None
+                job = sequence.job
+                shares = job.prompt_logprobs is None and self.prefixes.max_bytes > 0
+                if shares and any(
+                    one.in_prompt and one.job.prompt == job.prompt for one in self._running
+                ):
+                    put_off.append(sequence)
+                    continue
+                self._running.append(sequence)  # first, so that an error here has somebody to go to
                 found = self.prefixes.find(job.prompt) if shares else None
-                self._running.append(sequence)
                 sequence.start(found or self.model.new_cache())
+            self._waiting.extendleft(reversed(put_off))
 
     def _plan(self) -> list[tuple[Sequence, list[int]]]:
         """One token for everyone who decodes; prompts share the rest, first come first served."""
@@ -250,20 +258,28 @@ class Engine:
 
     def _take(self, sequence: Sequence, logits: Array) -> None:
         if sequence.in_prompt and sequence.at_branch:
-            self.prefixes.keep(sequence.tokens[: sequence.cache.length], sequence.cache)
+            self._keep(sequence)
         update = sequence.advance(logits)
         if update is None:
             return
         if update.finish is not None:
-            self.prefixes.keep(sequence.tokens[: sequence.cache.length], sequence.cache)
+            self._keep(sequence)
         self._tell(sequence, update)
 
+    def _keep(self, sequence: Sequence) -> None:
+        """A copy for others; an answer does not depend on it."""
+        try:
+            self.prefixes.keep(sequence.tokens[: sequence.cache.length], sequence.cache)
+        except MemoryError:
+            log.exception("no room for a prefix")
+
     def _tell(self, sequence: Sequence, update: Update) -> None:
+        if update.computed is not None:
+            self.metrics.first_token(sequence, update.computed)
         if update.last:
             sequence.ended = True
+            sequence.release()
             self.metrics.ended(sequence, update)
-        elif update.computed is not None:
-            self.metrics.first_token(sequence, update.computed)
         try:
             sequence.deliver(update)
         except Exception:  # the event loop it goes to may be closed already

@@ -14,6 +14,9 @@ import numpy as np
 
 from laguna_ref.kv_cache import KVCache
 
+_ID = np.dtype(np.int32)
+LAST_HINTS = 3
+"""Ends of messages that a next turn, or the last one again, begins with."""
 FIRST_BRANCH = 64
 """Shorter prefixes cost less to compute than to keep."""
 
@@ -35,10 +38,11 @@ class PrefixCache:
 
         The last token is left to compute: its logits are what the answer begins with.
         """
+        whole = _key(prompt)
         for length in sorted(self._lengths, reverse=True):
             if length > len(prompt):
                 continue
-            key = _key(prompt[:length])
+            key = whole[: length * _ID.itemsize]
             if key in self._caches:
                 self._caches.move_to_end(key)
                 found = self._caches[key].copy()
@@ -72,15 +76,18 @@ class PrefixCache:
 
 
 def branches(length: int, hints: Sequence[int]) -> list[int]:
-    """Lengths of a prompt worth keeping, ascending: powers of two, the hints, and all of it.
+    """Lengths of a prompt worth keeping, ascending: powers of two, hints, and all of it.
+
+    Of the hints the first (what all conversations share) and the last ones: each is a step of its
+    own and a copy.
 
     Powers of two bound what a long prompt takes, and another that shares p tokens with it finds
     at least half of them.
     """
     powers = [FIRST_BRANCH << i for i in range(40) if FIRST_BRANCH << i < length]
     named = [hint for hint in hints if FIRST_BRANCH <= hint < length]
-    return sorted({*powers, *named, length})
+    return sorted({*powers, *named[:1], *named[-LAST_HINTS:], length})
 
 
 def _key(tokens: Sequence[int]) -> bytes:
-    return np.asarray(tokens, np.int32).tobytes()
+    return np.asarray(tokens, _ID).tobytes()

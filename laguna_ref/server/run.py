@@ -17,6 +17,8 @@ from laguna_ref.server.app import create_app, is_local
 from laguna_ref.server.service import Service
 
 log = structlog.get_logger("laguna_ref.server")
+BACKLOG = 2048
+"""Connections that wait until the engine is warm; uvicorn's own default."""
 LAST_BYTES = 3
 """Seconds that clients have to read what was sent when everything has ended."""
 
@@ -101,6 +103,7 @@ def _bound(address: Address) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)
+        bound.listen(BACKLOG)
     except OSError as problem:
         bound.close()
         raise _cannot_listen(address, problem) from problem

@@ -58,6 +58,10 @@ class Sequence:
         self._cache = cache
         self._cached_tokens = cache.length
 
+    def release(self) -> None:
+        """Lets go of the cache: the answers of one request end one by one."""
+        self._cache = self.recorder = None
+
     @property
     def in_prompt(self) -> bool:
         """Whether more than the newest token is still to compute."""

@@ -105,6 +105,7 @@ class Service:
 
         What a request leaves out comes from generation_config.json, as in vLLM.
         """
+        self.engine.require_room(len(prompts) * (body.n or 1))  # before any of them is made
         mine = self.defaults.sampling
         sampling = Sampling(
             mine.temperature if body.temperature is None else body.temperature,
@@ -119,7 +120,7 @@ class Service:
             Job(
                 prompt=tuple(prompt),
                 sampling=sampling,
-                seed=seed + answer,
+                seed=(seed + answer) % 2**64,
                 max_tokens=self._max_tokens(body, len(prompt), default_max_tokens),
                 stop=tuple(body.stop or ()),
                 stop_ids=stop_ids,

@@ -65,8 +65,8 @@ def test_a_groups_error(one: Small, opened: checkpoint.Checkpoint) -> None:
 
 
 def test_rounding_errors_are_as_said() -> None:
-    """Weights that are known are quantised: none is off by more than half a step, and the RMS
-    error is scale / sqrt(12)."""
+    """Weights that are known are quantised to INT4: none is off by more than half a step and what
+    dividing in bfloat16 adds, and the RMS error is scale / sqrt(12)."""
     from laguna_ref.checkpoint.formats.packed_int import quantise
 
     weights = np.random.default_rng(0).normal(0, 1, (64, 128)).astype(ml_dtypes.bfloat16)

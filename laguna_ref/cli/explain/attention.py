@@ -137,7 +137,8 @@ def _print(view: AttentionView, shown: list[int]) -> None:
             )
             for one in (view.layers[index] for index in shown)
         ),
-        title=f"Attention over {len(view.tokens)} tokens, mean over heads and queries",
+        title=f"Attention over {len(view.tokens)} tokens, mean over heads and queries "
+        "(keys: exp of the mean entropy)",
     )  # fmt: skip
     say_left_out(range(len(view.layers)), shown)
     say(

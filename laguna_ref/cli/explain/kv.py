@@ -13,7 +13,6 @@ from laguna_ref.cli.explain.drawing import (
     PLOT_OPTION,
     kind,
     number,
-    percent,
     require_plot,
     save_plot,
     say,
@@ -109,6 +108,6 @@ def _print(view: KVView, shown: list[int], context: int) -> None:
 def _row(one: LayerKV) -> list[Any]:
     cells: list[Any] = [str(one.layer.index), kind(one.layer), "fp8" if one.fp8 else "float"]
     for side in (one.keys, one.values):
-        cells += [number(side.scale), percent(side.range_used), f"{side.relative_error:.1%}"]
+        cells += [number(side.scale), f"{side.range_used:.1%}", f"{side.relative_error:.1%}"]
     sides = (one.keys, one.values)
     return [*cells, str(sum(side.saturated + side.vanished for side in sides))]
