@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from laguna_ref.chat import Template, Tokenizer
 from laguna_ref.chat.answer import Call
 from laguna_ref.chat.session import Session, Turn
 from laguna_ref.errors import InputError
+from laguna_ref.generation_config import GenerationConfig
 from tests.chat.small_tokenizer import VOCAB_SIZE, tokenizer_json
 from tests.small import small_config
 
@@ -232,6 +234,31 @@ def test_why_it_ended(
 ) -> None:
     says(text)
     assert answered(new(**options), user("Hello")).finish_reason == reason
+
+
+def test_the_checkpoints_own_limit_is_a_limit(
+    new: Callable[..., Session], says: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = len(new().tokenizer.encode("abc"))
+    defaults = replace(GenerationConfig.of(new().model.checkpoint), max_tokens=limit)
+    monkeypatch.setattr(GenerationConfig, "of", lambda *_: defaults)
+    says("abcdefg")
+    turn = answered(new(max_tokens=None), user("Hello"))
+    assert (len(turn.tokens), turn.finish_reason) == (limit, "length")
+
+
+def test_an_interrupted_answer_has_no_half_call(
+    new: Callable[..., Session], says: Callable[..., None]
+) -> None:
+    session = new(tools=[SHELL], max_tokens=200)
+    says(f"I look.{CALL}")
+    turn = session.begin(user("Which files?"))
+    deltas = turn.deltas()
+    while next(deltas).call is None:
+        pass
+    deltas.close()
+    assert (turn.finish_reason, turn.answer.calls) == ("interrupted", ())
+    assert turn.answer.content == "I look."
 
 
 def test_the_context_ends(new: Callable[..., Session]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laguna_ref.chat.messages import check_messages
 from laguna_ref.chat.values import LONGEST_LITERAL, Schemas, escape, to_json
 
 
@@ -52,6 +53,14 @@ from laguna_ref.chat.values import LONGEST_LITERAL, Schemas, escape, to_json
 )
 def test_values_that_are_no_strings(text: str, expected: str) -> None:
     assert to_json(text) == expected
+
+
+def test_what_is_nested_too_deep_to_come_back_is_a_string() -> None:
+    for depth, kept in ((63, True), (64, False)):
+        text = "[" * depth + "]" * depth
+        assert (json.loads(to_json(text)) == json.loads(text)) == kept
+        call = {"function": {"name": "f", "arguments": f'{{"a": {to_json(text)}}}'}}
+        check_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])
 
 
 @pytest.mark.parametrize("unit", ["[", "(", "-", "9", "1+", "{'a':", "not ", "lambda:", "f'{'"])

@@ -150,6 +150,7 @@ def test_a_template_of_its_own(run: Run, model: Path, tmp_path: Path) -> None:
         (("-",), '{"messages": [], "tools": [3]}', "tools[0]: wrong type"),
         (("-",), '{"messages": [], "chat_template_kwargs": [3]}', "expected an object"),
         (("--user", "a", "--chat-template-kwargs", "[]"), None, "expected an object"),
+        (("--user", "a", "--chat-template-kwargs", '{"text": "x"}'), None, "text"),
         (("--user", "a", "--chat-template-kwargs", '{"mode": 1}'), None,
          "chat_template_kwargs.mode: not a keyword of templates"),
     ],

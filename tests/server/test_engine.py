@@ -189,6 +189,26 @@ def test_a_full_queue_and_a_draining_server_refuse() -> None:
         assert [finish.why for finish in last if finish] == ["shutdown", "shutdown"]
 
 
+def test_a_prompt_that_waits_to_share_holds_nobody_else_up(service: Service) -> None:
+    engine = Engine(service.model, service.tokenizer, service.engine.limits, service.metrics)
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(engine._thread, "is_alive", lambda: True)  # nobody runs it: steps by hand
+    engine.submit([job(200, 1), job(200, 2), job(5, 3)], lambda *_: None)
+    engine._admit()
+    assert [len(one.job.prompt) for one in engine._running] == [200, 5]
+    assert [one.job.seed for one in engine._waiting] == [2]
+    monkey.undo()
+
+
+def test_what_has_ended_holds_no_cache(service: Service) -> None:
+    updates: queue.Queue[Update] = queue.Queue()
+    (sequence,) = service.engine.submit([job(9, 1)], lambda _, update: updates.put(update))
+    while not updates.get(timeout=60).last:
+        pass
+    wait_until(lambda: service.engine.running == 0)
+    assert sequence._cache is None
+
+
 def test_an_answer_that_takes_too_long_is_broken_off() -> None:
     with ended(service_of(limits={"request_timeout": 0.2})) as service:
         long = job(4, 1, max_tokens=8000, stop_ids=frozenset())

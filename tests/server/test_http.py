@@ -98,6 +98,17 @@ def test_keys(keyed: Local, header: str | None, status: int) -> None:
     assert keyed.request("GET", "/health", headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["x/health?", "x/health#", "/health", "["])
+def test_no_host_opens_a_path(keyed: Local, host: str) -> None:
+    assert keyed.request("GET", "/v1/models", headers={"host": host}).status_code == 401
+
+
+def test_a_key_may_be_any_text() -> None:
+    with ended(service_of(api_keys=("schlüssel",))) as service:
+        header = {b"authorization": "Bearer schlüssel".encode()}
+        assert Local(service).request("GET", "/v1/models", headers=header).status_code == 200
+
+
 @pytest.fixture(scope="module")
 def keyed():  # type: ignore[no-untyped-def]
     with ended(service_of(api_keys=("one", "two"))) as service:
@@ -108,7 +119,8 @@ def test_without_a_key_only_this_machine_may_be_meant() -> None:
     with ended(service_of(local_only=True)) as service:
         local = Local(service)
         for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200),
-                             ("evil.example", 403), ("127.0.0.1.evil.example", 403)):  # fmt: skip
+                             ("evil.example", 403), ("127.0.0.1.evil.example", 403),
+                             ("evil.example:70000", 403), ("", 403), ("[", 403)):  # fmt: skip
             found = local.request("GET", "/v1/models", headers={"host": host})
             assert found.status_code == status, host
 
@@ -133,6 +145,22 @@ def test_a_full_queue_is_429_with_retry_after() -> None:
                 assert int(response.headers["retry-after"]) >= 1
                 assert response.json()["error"]["type"] == "rate_limit_error"
         assert local.post(PATH, GOOD).status_code == 200
+
+
+def test_more_answers_than_there_is_room_for_are_refused_before_they_are_made(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+
+    def job(*_: object, **__: object) -> None:
+        nonlocal made
+        made += 1
+
+    monkeypatch.setattr("laguna_ref.server.service.Job", job)
+    response = local.post("/v1/completions", {"prompt": [[5]] * 20_000, "n": 128})
+    assert response.status_code == 400
+    assert "at once" in response.json()["error"]["message"]
+    assert made == 0
 
 
 def test_a_bug_is_500_without_a_word_about_it(monkeypatch: pytest.MonkeyPatch) -> None:

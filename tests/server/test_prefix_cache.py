@@ -74,3 +74,5 @@ def test_nothing_is_kept_without_room_or_of_a_short_prompt(model: Laguna) -> Non
 def test_branches() -> None:
     assert branches(10, ()) == [10]
     assert branches(300, (20, 200, 300, 400)) == [64, 128, 200, 256, 300]
+    # Of many messages the first and the last ones: each costs a step and a copy.
+    assert branches(300, range(70, 300, 10)) == [64, 70, 128, 256, 270, 280, 290, 300]
