@@ -158,7 +158,7 @@ def _service(model: Laguna, name: str | None, given: dict[str, Any]) -> Any:
         max_logprobs=given["max_logprobs"],
         parse_reasoning=given["reasoning_parser"] != "none",
         parse_tools=given["tool_call_parser"] != "none",
-        template_kwargs=_json_object(given["template_kwargs"]),
+        template_kwargs=_template_kwargs(given["template_kwargs"]),
         prompt_mode=given["prompt_mode"],
         api_keys=_checked_keys(given["api_keys"]),
         local_only=not given["api_keys"],
@@ -190,6 +190,18 @@ def _checked_keys(keys: Sequence[str]) -> tuple[str, ...]:
     if any(not key.strip() for key in keys):
         raise InputError("a key must not be empty", key="--api-key")
     return tuple(key.strip() for key in keys)
+
+
+def _template_kwargs(text: str) -> dict[str, Any]:
+    """What every request would be refused for is refused at the start."""
+    from laguna_ref.chat.prompt import RESERVED
+
+    key, value = "--default-chat-template-kwargs", _json_object(text)
+    for name in RESERVED & set(value):
+        raise InputError("may not be set", key=key, found=name)
+    if not isinstance(value.get("enable_thinking", False), bool):
+        raise InputError("enable_thinking must be true or false", key=key, found=text)
+    return value
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class Engine:
             for sequence in (*self._waiting, *self._running):
                 why = self._why_abort(sequence, now)
                 if why is not None:
-                    self._tell(sequence, Update(finish=why))
+                    self._tell(sequence, Update(sequence.rest(), finish=why))
             self._waiting = deque(one for one in self._waiting if not one.ended)
             self._running = [one for one in self._running if not one.ended]
 

@@ -58,6 +58,10 @@ class Sequence:
         self._cache = cache
         self._cached_tokens = cache.length
 
+    def rest(self) -> str:
+        """Text held back for a stop text that did not come."""
+        return self._text.finish()
+
     def release(self) -> None:
         """Lets go of the cache: the answers of one request end one by one."""
         self._cache = self.recorder = None

@@ -23,6 +23,8 @@ from tests.server.serving import Running
         (["--max-model-len", "0"], "max-model-len"),
         (["--default-chat-template-kwargs", "{"], "not JSON"),
         (["--default-chat-template-kwargs", "[]"], "not a JSON object"),
+        (["--default-chat-template-kwargs", '{"tools": []}'], "may not be set"),
+        (["--default-chat-template-kwargs", '{"enable_thinking": "true"}'], "true or false"),
         (["--chat-template", "/no/such/file"], "cannot be read"),
         (["--reasoning-parser", "hermes"], "reasoning-parser"),
         (["--kv-cache-dtype-skip-layers", "0", "1", "39"], "indices 0 to 7"),

@@ -209,6 +209,19 @@ def test_what_has_ended_holds_no_cache(service: Service) -> None:
     assert sequence._cache is None
 
 
+def test_text_held_back_comes_with_the_end() -> None:
+    with ended(service_of(limits={"request_timeout": 0.5})) as service:
+        # Every character begins this stop text, which never comes.
+        stop = tuple(chr(code) + "\x00" * 3 for code in range(1, 127))
+        (updates,) = run(
+            service.engine, [job(4, 1, max_tokens=8000, stop=stop, stop_ids=frozenset())]
+        )
+        assert updates[-1].finish is not None
+        assert updates[-1].finish.why == "timeout"
+        said = "".join(update.text for update in updates)
+        assert said == "".join(update.token.text for update in updates if update.token)
+
+
 def test_an_answer_that_takes_too_long_is_broken_off() -> None:
     with ended(service_of(limits={"request_timeout": 0.2})) as service:
         long = job(4, 1, max_tokens=8000, stop_ids=frozenset())
