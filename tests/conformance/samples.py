@@ -69,8 +69,11 @@ def tiny(kv_cache: str = "checkpoint", numerics: str = "float32") -> laguna_ref.
     return laguna_ref.load(engine="numpy", numerics=numerics, kv_cache=kv_cache)
 
 
-def prompt(count: int, seed: int = 0) -> tuple[int, ...]:
-    """Tokens of Python source would be more typical; random ones leave no expert unused."""
+def prompt(count: int, seed: int = 28) -> tuple[int, ...]:
+    """Tokens of Python source would be more typical; random ones leave no expert unused.
+
+    Of the default ones (24) none meets a near tie: each choice is 1e-3 clear.
+    """
     return tuple(np.random.default_rng(seed).integers(70, 3072, count).tolist())
 
 

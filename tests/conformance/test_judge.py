@@ -328,7 +328,7 @@ def test_a_choice_by_a_margin_outside_the_noise_is_a_violation(golden: Golden, d
 
 def test_weights_that_do_not_add_up_are_counted_apart(golden: Golden, dump: Dump) -> None:
     name = "model.layers.4.mlp.topk_weights"
-    report = judged(golden, dump.changed(**{name: dump.points[name] * 1.01}))
+    report = judged(golden, dump.changed(**{name: dump.points[name] * 1.001}))
     assert (report.routing.violations, report.routing.excused) == (0, 0)
     assert (report.routing.weights_outside, report.routing.not_normalised) == (1, 1)
 
@@ -359,7 +359,7 @@ def test_json_has_the_promised_keys(golden: Golden, dump: Dump) -> None:
 
 def test_the_table_says_what_and_where(golden: Golden, dump: Dump) -> None:
     name = "model.layers.3.self_attn.q_norm"
-    report = judged(golden, dump.changed(**{name: dump.points[name] * 1.01}))
+    report = judged(golden, dump.changed(**{name: dump.points[name] * 1.001}))
     text = printed(report)
     assert f"first divergence  {name} (rms_norm)" in text
     assert "laguna-ref trace --numerics float64 --token-ids " in text
@@ -378,7 +378,7 @@ def test_another_checkpoint_is_named_in_the_command_and_the_embedded_one_is_not(
 def test_the_page_stands_alone(golden: Golden, dump: Dump) -> None:
     pytest.importorskip("matplotlib")
     name = "model.layers.3.self_attn.q_norm"
-    html = judged(golden, dump.changed(**{name: dump.points[name] * 1.01})).to_html()
+    html = judged(golden, dump.changed(**{name: dump.points[name] * 1.001})).to_html()
     assert html.count("<svg") == 4
     for outside in ("<script", "<link", "src=", "@import"):
         assert outside not in html

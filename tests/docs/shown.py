@@ -41,6 +41,7 @@ README = {
     "laguna-ref golden make --only": "slow",
     "laguna-ref golden compare goldens/": "slow",
     "laguna-ref bench": "slow",
+    "laguna-ref serve": "not run: serves until it is stopped",
     "laguna-ref conform python:": "slow",
     "laguna-ref conform openai:": "not run: needs a server",
     "laguna-ref conform transformers:cuda": "not run: needs a GPU",

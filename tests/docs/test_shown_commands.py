@@ -17,7 +17,7 @@ CELL = re.compile(r"^```\{code-cell\}.*?^```$", re.MULTILINE | re.DOTALL)
 README_SET_UP = 2
 """The README's first two ``sh`` blocks are run by .ci/run, in a fresh environment."""
 EXCUSED = {
-    "README.md": 3,
+    "README.md": 4,
     "docs/backends.md": 8,
     "docs/conform.md": 4,
     "docs/diagnose.md": 2,

@@ -137,13 +137,13 @@ def _print(view: AttentionView, shown: list[int]) -> None:
             )
             for one in (view.layers[index] for index in shown)
         ),
-        title=f"Attention over {len(view.tokens)} tokens, mean over heads and queries "
-        "(keys: exp of the mean entropy)",
+        title=f"Attention over {len(view.tokens)} tokens, mean over heads and queries",
     )  # fmt: skip
     say_left_out(range(len(view.layers)), shown)
     say(
-        "back: tokens. keys: how many share the attention, exp of its entropy. own,\n"
-        "first: probability of the query's own token, of the first. gate: on the output."
+        "back: tokens. keys: how many share the attention, exp of its mean entropy.\n"
+        "own, first: probability of the query's own token, of the first. gate: on the\n"
+        "output."
     )
 
 

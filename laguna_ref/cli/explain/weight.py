@@ -172,9 +172,10 @@ def _print_groups(packed: Packed) -> None:
     if len(packed.groups) > SHOWN_GROUPS:
         say(f"{len(packed.groups) - SHOWN_GROUPS} more groups with --json")
     say(
-        "half step: the most that rounding to the nearest is off by; dividing in bfloat16\n"
-        "before it makes it up to 0.75 step for INT8. expected error: scale / sqrt(12), if errors\n"
-        "are spread evenly. The weights before rounding are not stored."
+        "half step: the most that rounding to the nearest is off by; dividing in\n"
+        "bfloat16 before it makes it up to 0.75 step for INT8. expected error: scale\n"
+        "/ sqrt(12), if errors are spread evenly. The weights before rounding are\n"
+        "not stored."
     )
     say(f"rounded to bfloat16, as released loaders do, {percent(packed.changed_by_bf16)} of the "
         "row's values change")  # fmt: skip
