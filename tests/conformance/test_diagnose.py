@@ -111,7 +111,7 @@ def test_what_nothing_explains_is_unknown() -> None:
 
 
 def test_what_rounds_is_named_though_no_two_runs_are_alike() -> None:
-    """Rounding to float16 falls otherwise in every run: the fault itself explains less than half."""
+    """Rounding to float16 falls otherwise in every run: the fault explains less than half."""
     name = "half.residual_in_float16"
     result = diagnosed(culprit(CATALOGUE[name].plant), trace=False, seed=12)
     assert result.verdict == "named", result.reason
