@@ -13,6 +13,7 @@ from laguna_ref.checkpoint import preset
 from laguna_ref.conformance.backend import can, describe, oracle_options, precision_of
 from laguna_ref.conformance.judge import judge
 from laguna_ref.conformance.report import Report
+from laguna_ref.load import EMBEDDED
 from laguna_ref.model import Laguna
 from laguna_ref.trace import trace_points
 from tests.conformance.samples import Dump, Golden, budget_for, golden_of, prompt
@@ -56,7 +57,9 @@ def oracle_of(backend: Any, folder: Path) -> Laguna:
 def judged_by(folder: Path, dequant: str, kv_cache: str, precision: str) -> tuple[Laguna, Golden]:
     """The oracle, and a golden with a budget: worth keeping, as it takes most of the time."""
     model = load(folder, engine="numpy", numerics="float64", dequant=dequant, kv_cache=kv_cache)
-    tokens = tuple(token % model.config.vocab_size for token in prompt(TOKENS))
+    # On the made-up checkpoints those of seed 0 meet no near tie, on laguna-tiny the default ones.
+    seeds = () if folder == EMBEDDED else (0,)
+    tokens = tuple(token % model.config.vocab_size for token in prompt(TOKENS, *seeds))
     return model, golden_of(model, tokens, budget_for(model, tokens, precision, RUNS))
 
 
