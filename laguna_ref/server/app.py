@@ -109,10 +109,8 @@ class Front:
             return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         # All are compared, whole digests each: time tells neither which nor how much was right.
-        same = [
-            hmac.compare_digest(_digest(_as_sent(given.strip())), _digest(k))
-            for k in settings.api_keys
-        ]
+        sent = _digest(_as_sent(given.strip()))
+        same = [hmac.compare_digest(sent, _digest(key)) for key in settings.api_keys]
         if scheme.lower() == "bearer" and any(same):
             return None
         return errors.ApiError(401, "wrong or missing API key", kind="authentication_error",
